@@ -1,0 +1,275 @@
+"""Expert files: how a language expert is named, described, checked, read and written.
+
+An expert is one file, `expert.<name>.safetensors`. Its tensors are named from the layer down
+(`encoder.layers.0.fc1.weight`, `decoder.layers.3.gate_out.weight`), its header says what it is and what it fits:
+
+    distil_whisper.format     "1"
+    distil_whisper.expert     JSON: name, language, training summary
+    distil_whisper.geometry   JSON: the sizes that it was made for (see GEOMETRY)
+    distil_whisper.base       JSON: base model's name and fingerprint
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+from transformers.utils import cached_file
+
+from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name
+
+FORMAT_VERSION = "1"
+PREFIX = "distil_whisper."
+GEOMETRY = (
+    "d_model",
+    "encoder_layers",
+    "decoder_layers",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "gate_dim",
+    "activation_function",
+)
+# Per layer: parameter of the expert -> its key in the original release, where {} stands for the language's name.
+ORIGINAL_KEYS = {
+    "fc1.weight": "proj.{}.fc1.weight",
+    "fc1.bias": "proj.{}.fc1.bias",
+    "fc2.weight": "proj.{}.fc2.weight",
+    "fc2.bias": "proj.{}.fc2.bias",
+    "gate_in.weight": "gate_in.{}.weight",
+    "gate_in.bias": "gate_in.{}.bias",
+    "gate_out.weight": "gate_out.{}.weight",
+}
+# The shared path of an original base checkpoint, renamed to Whisper's own keys while it is read.
+ORIGINAL_BASE_KEYS = {r"\.ffn_clsr\.proj\.shared\.": "."}
+FINGERPRINT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FINGERPRINT_SAMPLES = 1024
+
+
+class ExpertFileError(ValueError):
+    """An expert file that is damaged, of another format, or made for another model."""
+
+
+@dataclass(frozen=True)
+class ExpertFile:
+    """What an expert file holds. `fingerprint` is empty where the file has none (the original release)."""
+
+    name: str
+    language: str | None
+    tensors: dict[str, torch.Tensor]
+    base_model: str | None = None
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def expert_filename(name: str) -> str:
+    """File name of an expert: "ca" -> "expert.ca.safetensors"."""
+    return f"expert.{check_expert_name(name)}.safetensors"
+
+
+def original_filename(name: str) -> str | None:
+    """File name of an expert in the original release, where languages go by English name; None if it has none."""
+    return f"expert.{LANGUAGES[name]}.bin" if name in LANGUAGES else None
+
+
+def expert_shapes(config: DistilWhisperConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of one expert for this configuration, by name, with its shape."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for side in ("encoder", "decoder"):
+        width, hidden = config.d_model, getattr(config, f"{side}_ffn_dim")
+        for layer in range(getattr(config, f"{side}_layers")):
+            for key, shape in {
+                "fc1.weight": (hidden, width),
+                "fc1.bias": (hidden,),
+                "fc2.weight": (width, hidden),
+                "fc2.bias": (width,),
+                "gate_in.weight": (config.gate_dim, width),
+                "gate_in.bias": (config.gate_dim,),
+                "gate_out.weight": (1, config.gate_dim),
+            }.items():
+                shapes[f"{side}.layers.{layer}.{key}"] = shape
+    return shapes
+
+
+def fingerprint_base(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
+    """Fingerprint of a base model, one for each floating-point type that it can be compared in.
+
+    SHA-256 over an even sample of every tensor, so it takes milliseconds and still changes with any training run. A
+    float32 model also gives the fingerprints it would have after rounding to float16 and bfloat16, so an expert made on
+    a float32 base is recognised on the same base opened in half precision. Quantised (integer) tensors are passed over,
+    and a model that has any is fingerprinted without linear layers' weights (see `unquantized`).
+    """
+    named = sorted(tensors)
+    quantized = any(not tensor.is_floating_point() for _, tensor in named)
+    kept = [(name, tensor) for name, tensor in named if not (quantized and _is_linear_weight(name, tensor))]
+    dtypes = {tensor.dtype for _, tensor in kept}
+    prints = {}
+    for label, dtype in FINGERPRINT_DTYPES.items():
+        if dtypes != {torch.float32} and dtypes != {dtype}:
+            continue
+        for group in ("all", "unquantized"):
+            if group == "all" and quantized:
+                continue
+            digest = hashlib.sha256()
+            for name, tensor in kept:
+                if group == "unquantized" and _is_linear_weight(name, tensor):
+                    continue
+                flat = tensor.detach().flatten()
+                sample = flat[:: max(1, flat.numel() // FINGERPRINT_SAMPLES)].to(dtype).to("cpu", torch.float32)
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(sample.numpy().tobytes())
+            prints[f"{label}/{group}"] = digest.hexdigest()
+    return prints
+
+
+def _is_linear_weight(name: str, tensor: torch.Tensor) -> bool:
+    return ".layers." in name and "norm" not in name
+
+
+def read_expert(name: str, source: str | os.PathLike, config: DistilWhisperConfig, **hub: Any) -> ExpertFile:
+    """Read and check expert `name` for a model of this configuration.
+
+    Args:
+        name: the expert.
+        source: a folder, a Hub repository, or the file itself; ours or the original release's.
+        config: the model that it is read for.
+        hub: `revision`, `token`, `cache_dir`, `local_files_only`, ... for a Hub repository.
+
+    Raises:
+        FileNotFoundError: neither `expert.<name>.safetensors` nor the original's file is there.
+        ExpertFileError: the file is damaged, of another format version, another expert, or of another geometry.
+    """
+    path = find_expert(name, source, **hub)
+    if path is None:
+        others = ", ".join(sorted(local_experts(source))) or "none"
+        raise FileNotFoundError(
+            f"Expected {expert_filename(name)} in {str(source)!r}, found no such file (experts there: {others}). "
+            "An expert inside a whole checkpoint is opened by `from_pretrained` and written by `save_expert`."
+        )
+    expert = _read_original(name, path, config) if path.suffix == ".bin" else _read_safetensors(name, path, config)
+    _check_tensors(expert, path, config)
+    return expert
+
+
+def find_expert(name: str, source: str | os.PathLike, **hub: Any) -> Path | None:
+    """Local path of expert `name` in a folder or repository, ours before the original's; None if it has none."""
+    check_expert_name(name)
+    if Path(source).is_file():
+        return Path(source)
+    for filename in (expert_filename(name), original_filename(name)):
+        if filename is None:
+            continue
+        found = cached_file(source, filename, _raise_exceptions_for_missing_entries=False, **hub)
+        if found is not None:
+            return Path(found)
+    return None
+
+
+def local_experts(folder: str | os.PathLike) -> dict[str, Path]:
+    """Expert files in a local folder, by expert name."""
+    paths = Path(folder).glob("expert.*.safetensors") if Path(folder).is_dir() else ()
+    return {path.name.removeprefix("expert.").removesuffix(".safetensors"): path for path in paths}
+
+
+def _read_safetensors(name: str, path: Path, config: DistilWhisperConfig) -> ExpertFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ExpertFileError(
+            f"{path}: expected a complete safetensors file, got a damaged one ({error}). Copy or download it again."
+        ) from error
+    version = header.get(PREFIX + "format")
+    if version != FORMAT_VERSION:
+        raise ExpertFileError(
+            f"{path}: expected an expert file of format {FORMAT_VERSION}, got {version or 'a file without a format'}. "
+            "Open it with the version of distil_whisper_hf that wrote it."
+        )
+    expert, geometry, base = (json.loads(header[PREFIX + part]) for part in ("expert", "geometry", "base"))
+    if expert["name"] != name:
+        raise ExpertFileError(
+            f"{path}: expected expert {name!r}, the file holds {expert['name']!r}. Load it under that name."
+        )
+    wanted = {key: getattr(config, key) for key in GEOMETRY}
+    differing = [f"{key}: the model has {wanted[key]}, the expert {geometry.get(key)}" for key in GEOMETRY]
+    differing = [text for key, text in zip(GEOMETRY, differing, strict=True) if wanted[key] != geometry.get(key)]
+    if differing:
+        raise ExpertFileError(
+            f"{path}: expected an expert for this model, got one of another geometry ({'; '.join(differing)}). "
+            f"It was made for {base['model']!r}."
+        )
+    return ExpertFile(name, expert["language"], tensors, base["model"], base["fingerprint"], expert["training"])
+
+
+def _read_original(name: str, path: Path, config: DistilWhisperConfig) -> ExpertFile:
+    state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    language = path.name.removeprefix("expert.").removesuffix(".bin")
+    renamed = {}
+    for key in expert_shapes(config):
+        layer, parameter = key.rsplit(".", 2)[0], ".".join(key.rsplit(".", 2)[1:])
+        original = f"model.{layer}.ffn_clsr.{ORIGINAL_KEYS[parameter].format(language)}"
+        if original in state_dict:
+            renamed[key] = state_dict.pop(original)
+    return ExpertFile(name, name if name in LANGUAGES else None, {**renamed, **state_dict})
+
+
+def _check_tensors(expert: ExpertFile, path: Path, config: DistilWhisperConfig) -> None:
+    wanted = expert_shapes(config)
+    missing = sorted(wanted.keys() - expert.tensors.keys())
+    stray = sorted(expert.tensors.keys() - wanted.keys())
+    if missing or stray:
+        raise ExpertFileError(
+            f"{path}: expected {len(wanted)} tensors; missing: {missing[:3] or 'none'} ({len(missing)}), "
+            f"not of an expert: {stray[:3] or 'none'} ({len(stray)}). The file is not an expert of this model."
+        )
+    for key, shape in wanted.items():
+        tensor = expert.tensors[key]
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            raise ExpertFileError(
+                f"{path}: expected {key} as floating point {shape}, got {tensor.dtype} {tuple(tensor.shape)}."
+            )
+
+
+def check_base(expert: ExpertFile, fingerprint: dict[str, str], base_model: str | None) -> None:
+    """Refuse an expert that was trained on other base weights than a model with this fingerprint has."""
+    comparable = sorted(expert.fingerprint.keys() & fingerprint.keys())
+    if any(expert.fingerprint[key] != fingerprint[key] for key in comparable):
+        raise ExpertFileError(
+            f"Expected expert {expert.name!r} to be made for this base ({base_model!r}), but it was made on other "
+            f"weights ({expert.base_model!r}, fingerprint {expert.fingerprint[comparable[0]][:12]}, here "
+            f"{fingerprint[comparable[0]][:12]}). Open its own base, or train it again on this one."
+        )
+
+
+def write_expert(expert: ExpertFile, folder: str | os.PathLike, config: DistilWhisperConfig) -> Path:
+    """Write `expert.<name>.safetensors` into `folder`, beside and renamed, so that no reader sees half a file."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / expert_filename(expert.name)
+    geometry = {key: getattr(config, key) for key in GEOMETRY}
+    metadata = {
+        "format": "pt",
+        PREFIX + "format": FORMAT_VERSION,
+        PREFIX + "expert": json.dumps(
+            {"name": expert.name, "language": expert.language, "training": expert.training}, sort_keys=True
+        ),
+        PREFIX + "geometry": json.dumps(geometry, sort_keys=True),
+        PREFIX + "base": json.dumps(
+            {"model": expert.base_model, "fingerprint": expert.fingerprint}, sort_keys=True
+        ),
+    }
+    tensors = {key: tensor.detach().to("cpu").contiguous() for key, tensor in expert.tensors.items()}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".expert-") as beside:
+        save_file(tensors, Path(beside) / target.name, metadata=metadata)
+        os.replace(Path(beside) / target.name, target)
+    return target

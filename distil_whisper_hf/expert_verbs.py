@@ -1,0 +1,361 @@
+"""What one does with experts: add, load, save, remove, train; and checkpoints that hold or name them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedConfig, WhisperConfig
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+from transformers.utils import (
+    GENERATION_CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+)
+
+from .checkpoints import (
+    ORIGINAL_BASE_KEYS,
+    ExpertFile,
+    ExpertFileError,
+    check_base,
+    expert_filename,
+    expert_shapes,
+    find_expert,
+    fingerprint_base,
+    read_expert,
+    write_expert,
+)
+from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name, language_code
+from .generation_distil_whisper import complete_generation_config
+
+PUSH_ARGUMENTS = ("repo_id", "commit_message", "private", "revision", "create_pr", "commit_description", "tags")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+
+
+def is_expert_key(key: str) -> bool:
+    """Whether a state-dict key belongs to an expert (the others are plain Whisper's)."""
+    return ".language_experts." in key
+
+
+def has_base_weights(source: str | os.PathLike, **hub: Any) -> bool:
+    """Whether a folder or repository holds base weights of its own."""
+    return any(
+        cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub) is not None
+        for name in WEIGHT_FILES
+    )
+
+
+class ExpertVerbsMixin:
+    """The verbs for experts, for every model class that holds a whole encoder and decoder."""
+
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        """Names of the loaded experts; `expert_ids` are indices into it."""
+        return tuple(self.config.experts)
+
+    def add_expert(self, name: str, language: str | None = None) -> None:
+        """Add a new expert: a copy of the shared path in every layer, its gates at their start.
+
+        Args:
+            name: "ca" for the expert that all Catalan takes; another name ("ca-medical", "sc") for one that is taken
+                only where `generate(expert=...)` or `expert_ids` ask for it.
+            language: language whose token the expert is prompted with, by code or English name. Default: `name`, if
+                Whisper has a token for it. For a language without a token, name a close one: its proxy.
+
+        Raises:
+            ValueError: a name that cannot be used or is loaded already, or an unknown language.
+        """
+        self._check_new(name)
+        if language is None and name in LANGUAGES:
+            language = name
+        elif language is None and name in TO_LANGUAGE_CODE:
+            raise ValueError(f"Expected Whisper's code of the language, got its name {name!r}. Use add_expert({TO_LANGUAGE_CODE[name]!r}).")
+        new = {}
+        for layer_name, layer in self._expert_layers():
+            if not layer.fc1.weight.is_floating_point():
+                raise ValueError(
+                    "Expected floating-point weights to copy into a new expert, got a quantised model. "
+                    "Add and train experts on the unquantised base, then `load_expert` them."
+                )
+            new[layer_name] = self._new_expert(layer)
+            new[layer_name].copy_feed_forward(layer.fc1, layer.fc2)
+        self._attach(name, new, {"language": None if language is None else language_code(language)})
+
+    def load_expert(self, name: str | Iterable[str], source: str | os.PathLike, **hub: Any) -> None:
+        """Load experts from a folder, a Hub repository or a file: `expert.<name>.safetensors`, or the original
+        release's `expert.<language>.bin`. Everything is checked before the model is touched.
+
+        Args:
+            name: one expert, or several.
+            source: folder, repository, or path of the file.
+            hub: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+
+        Raises:
+            ValueError: a name that cannot be used or is loaded already.
+            FileNotFoundError: no such expert there.
+            ExpertFileError: a damaged file, or an expert of another format, name, geometry or base.
+        """
+        names = [name] if isinstance(name, str) else list(name)
+        for one in names:
+            self._check_new(one)
+        experts = [read_expert(one, source, self.config, **hub) for one in names]
+        fingerprint = self.base_fingerprint()
+        for expert in experts:
+            check_base(expert, fingerprint, self.config.base_model_name_or_path)
+        for expert in experts:
+            new = {}
+            for layer_name, layer in self._expert_layers():
+                new[layer_name] = self._new_expert(layer)
+                prefix = layer_name + "."
+                new[layer_name].load_state_dict(
+                    {key.removeprefix(prefix): t for key, t in expert.tensors.items() if key.startswith(prefix)}
+                )
+            self._attach(expert.name, new, {"language": expert.language, "training": expert.training})
+
+    def save_expert(self, name: str, folder: str | os.PathLike) -> Path:
+        """Write one expert as `expert.<name>.safetensors` into `folder` (made if needed); returns its path."""
+        self._check_loaded(name)
+        prefixes = {f"{layer}.language_experts.{name}.": f"{layer}." for layer, _ in self._expert_layers()}
+        state_dict = self.base_model.state_dict()
+        tensors = {
+            short + key.removeprefix(prefix): state_dict[key]
+            for prefix, short in prefixes.items()
+            for key in state_dict
+            if key.startswith(prefix)
+        }
+        entry = self.config.experts[name]
+        expert = ExpertFile(
+            name,
+            entry.get("language"),
+            tensors,
+            self.config.base_model_name_or_path,
+            self.base_fingerprint(),
+            entry.get("training", {}),
+        )
+        return write_expert(expert, folder, self.config)
+
+    def remove_expert(self, name: str) -> None:
+        """Forget an expert; the others stay as they are."""
+        self._check_loaded(name)
+        for _, layer in self._expert_layers():
+            del layer.language_experts[name]
+        del self.config.experts[name]
+
+    def freeze_shared(self) -> None:
+        """Let only experts and their gates train; everything that plain Whisper has is frozen."""
+        if not self.expert_names:
+            raise ValueError("Expected an expert to train, got a model without any. Call model.add_expert(...) first.")
+        for key, parameter in self.named_parameters():
+            parameter.requires_grad = is_expert_key(key)
+
+    def base_fingerprint(self) -> dict[str, str]:
+        """Fingerprint of the shared weights; experts are bound to it (see `checkpoints.fingerprint_base`)."""
+        tensors = self.base_model.named_parameters()
+        return fingerprint_base((name, tensor) for name, tensor in tensors if not is_expert_key(name))
+
+    def _expert_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every layer that holds experts, under the name that expert files use: "encoder.layers.0", ..."""
+        for side in ("encoder", "decoder"):
+            for index, layer in enumerate(getattr(self.base_model, side).layers):
+                yield f"{side}.layers.{index}", layer
+
+    def _new_expert(self, layer: nn.Module) -> nn.Module:
+        # The layer norm is never quantised, so it tells where and in which type the layer computes.
+        where = layer.final_layer_norm.weight
+        return layer.new_expert(self.config).to(device=where.device, dtype=where.dtype).train(layer.training)
+
+    def _attach(self, name: str, new: dict[str, nn.Module], entry: dict[str, Any]) -> None:
+        token_ids = dict(self.config.language_token_ids)
+        if self.can_generate():
+            listed = getattr(self.generation_config, "lang_to_id", None) or {}
+            token_ids.update({language_code(token): token_id for token, token_id in listed.items()})
+        for layer_name, layer in self._expert_layers():
+            layer.language_experts[name] = new[layer_name]
+        self.config.experts[name] = {**entry, "language_token_id": token_ids.get(entry["language"])}
+
+    def _check_new(self, name: str) -> None:
+        if check_expert_name(name) in self.config.experts:
+            raise ValueError(f"Expected a new expert, {name!r} is loaded already. Call remove_expert({name!r}) first.")
+
+    def _check_loaded(self, name: str) -> None:
+        if name not in self.config.experts:
+            loaded = ", ".join(self.expert_names) or "none"
+            raise KeyError(f"Expected a loaded expert, got {name!r}. Loaded: {loaded}.")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        experts: Iterable[str] | None = None,
+        config: WhisperConfig | str | os.PathLike | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Open a plain Whisper, a whole checkpoint (base and experts), an expert-only one (which names its base), or an
+        original release's base.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub repository.
+            experts: which of its experts to load. None: all that its configuration lists.
+            config: a configuration to use in place of the stored one.
+            output_loading_info: also return transformers' report on keys.
+            kwargs: as for every `from_pretrained` of transformers; fields of `DistilWhisperConfig` override stored ones
+                (`base_model_name_or_path` where the base lies elsewhere, `expert_routing`, ...).
+
+        Raises:
+            ExpertFileError: an expert that is listed but neither inside the checkpoint nor beside it.
+        """
+        source = pretrained_model_name_or_path
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        config = _load_config(source, config, kwargs, hub)
+        wanted = list(config.experts) if experts is None else [check_expert_name(name) for name in experts]
+        base, base_hub = source, {}
+        if source is not None and config.base_model_name_or_path and not has_base_weights(source, **hub):
+            # The base is another repository: this one's revision and subfolder mean nothing there.
+            base = config.base_model_name_or_path
+            base_hub = {"revision": "main", "subfolder": ""}
+        beside = [name for name in wanted if source is not None and find_expert(name, source, **hub) is not None]
+        inside = [name for name in wanted if name not in beside]
+        unknown = [name for name in inside if name not in config.experts]
+        if unknown:
+            raise ExpertFileError(
+                f"Expected experts {wanted} in {str(source)!r}, found no file {expert_filename(unknown[0])} there. "
+                f"Its configuration lists: {', '.join(config.experts) or 'none'}."
+            )
+        stored = config.experts
+        config.experts = {name: stored[name] for name in inside}
+        kwargs["key_mapping"] = {**ORIGINAL_BASE_KEYS, **(kwargs.get("key_mapping") or {})}
+        model, info = super().from_pretrained(
+            base, *model_args, config=config, output_loading_info=True, **{**kwargs, **base_hub}
+        )
+        # Key names were changed for reading only: what is saved has ours.
+        model._weight_conversions = []
+        missing = sorted(key for key in info["missing_keys"] if is_expert_key(key))
+        if missing:
+            raise ExpertFileError(
+                f"Expected experts {inside} inside the checkpoint {str(source)!r} or beside it as "
+                f"{expert_filename(inside[0])}, found neither ({len(missing)} tensors missing, {missing[0]} the first)."
+            )
+        model._complete_generation_config(source, base, hub)
+        for name in beside:
+            model.load_expert(name, source, **hub)
+            model.config.experts[name] = {**stored.get(name, {}), **model.config.experts[name]}
+        # In the order of the configuration, whichever way each was stored.
+        model.config.experts = {name: model.config.experts[name] for name in wanted}
+        return (model, info) if output_loading_info else model
+
+    def _complete_generation_config(self, source: Any, base: Any, hub: dict[str, Any]) -> None:
+        if not self.can_generate():
+            return
+        if base != source:
+            own = cached_file(source, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+            if own is not None:
+                self.generation_config = GenerationConfig.from_pretrained(os.path.dirname(own))
+        complete_generation_config(self.generation_config, self.config)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        experts_only: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Write a checkpoint that `from_pretrained` and `pipeline` open: the base as plain Whisper's
+        `model.safetensors`, every expert as `expert.<name>.safetensors` beside it.
+
+        A `state_dict` that is passed is written whole into `model.safetensors`, experts included, as transformers'
+        Trainer expects of its checkpoints. All files are written beside and renamed into place.
+
+        Args:
+            save_directory: folder, made if needed.
+            experts_only: leave the base out; the folder then names it (`base_model_name_or_path`).
+            is_main_process, state_dict, push_to_hub, kwargs: as for every `save_pretrained` of transformers.
+
+        Raises:
+            ValueError: `experts_only` without a known base, with a `state_dict`, or into a folder that has base weights.
+        """
+        folder = Path(save_directory)
+        if experts_only:
+            self._check_experts_only(folder, state_dict)
+        hub = {key: kwargs.pop(key) for key in PUSH_ARGUMENTS if key in kwargs}
+        weights = state_dict
+        if state_dict is None:
+            weights = {key: tensor for key, tensor in self.state_dict().items() if not is_expert_key(key)}
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".checkpoint-") as name:
+            beside = Path(name)
+            super().save_pretrained(beside, is_main_process, {} if experts_only else weights, **kwargs)
+            if is_main_process:
+                if experts_only:
+                    (beside / SAFE_WEIGHTS_NAME).unlink()
+                if state_dict is None:
+                    for expert in self.expert_names:
+                        self.save_expert(expert, beside)
+                self._save_generation_config(beside)
+                _move_checkpoint(beside, folder)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+
+    def _check_experts_only(self, folder: Path, state_dict: dict[str, torch.Tensor] | None) -> None:
+        if self.config.base_model_name_or_path is None:
+            raise ValueError(
+                "Expected a known base for an expert-only checkpoint, got none. Set "
+                "`model.config.base_model_name_or_path` to the plain Whisper that this model was opened from."
+            )
+        if state_dict is not None:
+            raise ValueError("Expected either `state_dict` or `experts_only`, got both.")
+        there = sorted(path.name for path in folder.glob("*") if path.name in WEIGHT_FILES)
+        if there:
+            raise ValueError(
+                f"Expected a folder without base weights for an expert-only checkpoint, found {there[0]} in "
+                f"{str(folder)!r}. Choose another folder, or save the whole checkpoint there."
+            )
+
+    def _save_generation_config(self, folder: Path) -> None:
+        """Without a task in it, Whisper's language detection would leave the task token out of the prompt."""
+        if not self.can_generate() or not getattr(self.generation_config, "task_to_id", None):
+            return
+        generation_config = copy.deepcopy(self.generation_config)
+        if getattr(generation_config, "task", None) is None:
+            generation_config.task = "transcribe"
+        generation_config.save_pretrained(folder)
+
+
+def _move_checkpoint(source: Path, target: Path) -> None:
+    """Rename every new file into place, then drop weights and experts of an earlier save that would contradict them."""
+    new = {path.name for path in source.iterdir()}
+    for name in sorted(new):
+        os.replace(source / name, target / name)
+    stale = [path for pattern in ("model*.safetensors", SAFE_WEIGHTS_INDEX_NAME) for path in target.glob(pattern)]
+    for path in [*stale, *target.glob("expert.*.safetensors")]:
+        if path.name not in new:
+            path.unlink()
+
+
+def _load_config(
+    source: str | os.PathLike | None, config: Any, kwargs: dict[str, Any], hub: dict[str, Any]
+) -> DistilWhisperConfig:
+    """The configuration, ours to change; takes fields of `DistilWhisperConfig` out of `kwargs`."""
+    own = {f.name for f in fields(DistilWhisperConfig)} - {f.name for f in fields(PreTrainedConfig)}
+    overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
+    if config is None or isinstance(config, str | os.PathLike):
+        return DistilWhisperConfig.from_pretrained(source if config is None else config, **hub, **overrides)
+    if not isinstance(config, DistilWhisperConfig):
+        base = {**config.to_dict(), "base_model_name_or_path": None if source is None else str(source)}
+        base.pop("model_type")
+        return DistilWhisperConfig.from_dict({**base, **overrides})
+    return DistilWhisperConfig.from_dict({**config.to_dict(), **overrides})

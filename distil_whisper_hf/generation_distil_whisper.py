@@ -1,0 +1,181 @@
+"""Generation: the expert of every row, from its prompt or by name, carried through Whisper's own decoding.
+
+Whisper's `generate` cuts long audio into windows, drops rows that are finished, retries rows at higher temperature and
+multiplies rows for beams, so a list of experts given once would soon belong to other rows. The decoder prompt is the one
+thing that travels with its row through all of it. A row's expert is therefore read from its prompt; where a caller
+chooses experts by name, the choice is written into the prompt's start token and read and removed again just before the
+encoder runs (`mark_experts`, `read_marks`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+
+from .configuration_distil_whisper import language_code
+
+SHARED = "shared"
+
+
+def mark_experts(decoder_input_ids: torch.Tensor, choices: list[int | None], vocab_size: int) -> torch.Tensor:
+    """Write each row's chosen expert into its first token.
+
+    Args:
+        decoder_input_ids: `(batch, tokens)`, int64, beginning with `<|startoftranscript|>`.
+        choices: per row: index of an expert, -1 for the shared path, None to let the language token decide.
+        vocab_size: marks are multiples of it, so that a marked token is none of the vocabulary.
+    """
+    marks = torch.tensor([0 if choice is None else (choice + 2) * vocab_size for choice in choices])
+    marked = decoder_input_ids.clone()
+    marked[:, 0] += marks.to(marked)
+    return marked
+
+
+def read_marks(decoder_input_ids: torch.Tensor, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Undo `mark_experts`: the plain prompt, and per row index + 2 of the chosen expert (1: shared, 0: not chosen)."""
+    return decoder_input_ids % vocab_size, (decoder_input_ids // vocab_size).amax(dim=1)
+
+
+class DistilWhisperGenerationMixin(WhisperGenerationMixin):
+    """Whisper's `generate` with an expert per row."""
+
+    def generate(
+        self,
+        input_features: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        expert: str | list[str | None] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | dict[str, Any]:
+        """Transcribe or translate, as `WhisperForConditionalGeneration.generate`; all its arguments are accepted.
+
+        Each row takes the expert of its language: the `language` given for it, or the one detected. Languages without an
+        expert and `task="translate"` take the shared path: plain Whisper.
+
+        Args:
+            input_features: log-mel spectrogram, `(batch, mel bins, frames)`, 100 frames per second.
+            expert: name of a loaded expert, for all rows or a list with one per row, over what the language would
+                choose, whatever the task. None (also in a list): by language. "shared": plain Whisper. Where no
+                `language` is given, the expert's own language is taken rather than detected.
+
+        Raises:
+            KeyError: an expert that is not loaded.
+            ValueError: a list that is not as long as the batch.
+        """
+        if expert is not None:
+            kwargs["expert"] = expert
+        return super().generate(input_features, generation_config, *args, **kwargs)
+
+    def _expert_choices(self, expert: str | list[str | None], batch_size: int) -> list[int | None]:
+        names = [expert] * batch_size if isinstance(expert, str) else list(expert)
+        if len(names) != batch_size:
+            raise ValueError(f"Expected one expert for each of {batch_size} rows, got {len(names)}: {names}.")
+        return [None if name is None else self._expert_index(name) for name in names]
+
+    def _expert_index(self, name: str) -> int:
+        if name == SHARED:
+            return -1
+        if name not in self.expert_names:
+            raise KeyError(
+                f"Expected a loaded expert, got {name!r}. Loaded: {', '.join(self.expert_names) or 'none'}. "
+                f"Call model.load_expert({name!r}, ...) first."
+            )
+        return self.expert_names.index(name)
+
+    # Adds to the prompts that Whisper has made: the language of an expert chosen by name, and that choice itself.
+    def _retrieve_init_tokens(
+        self,
+        input_features: torch.Tensor | None,
+        batch_size: int,
+        generation_config: GenerationConfig,
+        config: Any,
+        num_segment_frames: int,
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        expert = kwargs.pop("expert", None)
+        if expert is None:
+            return super()._retrieve_init_tokens(
+                input_features, batch_size, generation_config, config, num_segment_frames, kwargs
+            )
+        choices = self._expert_choices(expert, batch_size)
+        if getattr(generation_config, "language", None) is None and getattr(generation_config, "is_multilingual", True):
+            languages = self._languages_of(choices, input_features, generation_config, num_segment_frames, kwargs)
+            generation_config.language = languages
+        init_tokens = super()._retrieve_init_tokens(
+            input_features, batch_size, generation_config, config, num_segment_frames, kwargs
+        )
+        return mark_experts(init_tokens, choices, self.config.vocab_size)
+
+    def _languages_of(
+        self,
+        choices: list[int | None],
+        input_features: torch.Tensor | None,
+        generation_config: GenerationConfig,
+        num_segment_frames: int,
+        kwargs: dict[str, Any],
+    ) -> list[str]:
+        """Per row the chosen expert's language, or the detected one where there is no expert or it has none."""
+        entries = list(self.config.experts.values())
+        languages = [None if c is None or c < 0 else entries[c].get("language") for c in choices]
+        if None in languages:
+            detected = self.detect_language(
+                input_features=input_features,
+                encoder_outputs=kwargs.get("encoder_outputs"),
+                generation_config=generation_config,
+                num_segment_frames=num_segment_frames,
+            ).tolist()
+            codes = {token_id: language_code(token) for token, token_id in generation_config.lang_to_id.items()}
+            languages = [language or codes[detected[row]] for row, language in enumerate(languages)]
+        return languages
+
+    # Rows are final here: windows cut, finished rows dropped, retries selected; beams are multiplied afterwards, together
+    # with every tensor in `model_kwargs`.
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self,
+        inputs_tensor: torch.Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None,
+        generation_config: GenerationConfig,
+    ) -> dict[str, Any]:
+        if self.expert_names and "decoder_input_ids" in model_kwargs:
+            prompt, expert_ids = self.model.route(model_kwargs["decoder_input_ids"])
+            model_kwargs["decoder_input_ids"], model_kwargs["expert_ids"] = prompt, expert_ids
+        return super()._maybe_prepare_encoder_kwargs_for_generation(
+            inputs_tensor, model_kwargs, model_input_name, generation_config
+        )
+
+    # Adapted from transformers 5.23 GenerationMixin, which leaves Whisper's prompts alone by its model type; only that
+    # differs: a prompt that begins with <|startofprev|> must not get a start token in front.
+    def _prepare_decoder_input_ids_for_generation(
+        self,
+        batch_size: int,
+        model_input_name: str,
+        model_kwargs: dict[str, torch.Tensor],
+        decoder_start_token_id: torch.Tensor,
+        device: torch.device | None = None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if "decoder_input_ids" in model_kwargs:
+            return model_kwargs.pop("decoder_input_ids"), model_kwargs
+        return super()._prepare_decoder_input_ids_for_generation(
+            batch_size, model_input_name, model_kwargs, decoder_start_token_id, device
+        )
+
+
+def complete_generation_config(generation_config: GenerationConfig, config: Any) -> None:
+    """Fill in what a checkpoint without generation_config.json lacks for a multilingual vocabulary, in place."""
+    languages, tasks = config.language_token_ids, config.task_token_ids
+    if getattr(generation_config, "lang_to_id", None) is not None or not languages:
+        return
+    generation_config.is_multilingual = True
+    generation_config.lang_to_id = {f"<|{code}|>": token_id for code, token_id in languages.items()}
+    generation_config.task_to_id = {"transcribe": tasks["transcribe"], "translate": tasks["translate"]}
+    # <|transcribe|> is followed by <|startoflm|>, <|startofprev|>, <|nospeech|>, <|notimestamps|>.
+    generation_config.prev_sot_token_id = tasks["transcribe"] + 2
+    generation_config.no_timestamps_token_id = tasks["transcribe"] + 4
+    generation_config.max_initial_timestamp_index = 50
+    generation_config.return_timestamps = False
+    generation_config.max_length = config.max_target_positions
+    generation_config._from_model_config = False

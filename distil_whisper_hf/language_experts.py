@@ -1,0 +1,273 @@
+"""Language experts: a second feed-forward network per language, behind a gate that decides for every token.
+
+Multilingual DistilWhisper (arXiv 2311.01070), section 2. For `z`, the output of a layer's `final_layer_norm`:
+
+    CLSR(z) = g(z) · FFN_expert(z) + (1 − g(z)) · FFN_shared(z)
+    G(z)    = gate_out(ReLU(gate_in(z)))
+    training:   g = σ(G + α·n),  n ~ N(0, 1)
+    evaluation: g = 1[G ≥ 0], so every token takes exactly one of the two paths
+
+Nothing here knows Whisper: shapes are `(batch, frames, d_model)` for the encoder, `(batch, tokens, d_model)` for the
+decoder, and which row takes which expert is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+# Up to this many tokens a feed-forward network costs its weights' way through memory, whatever the number of rows; and
+# matrix kernels for so few rows round differently from one count to the next. So paths are then computed on all rows and
+# selected, which is as fast as gathering and keeps rows on the shared path on the very kernel that plain Whisper uses.
+SELECT_UP_TO_TOKENS = 16
+
+FeedForward = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ExpertRouting:
+    """Which rows of a batch take which expert, worked out once per forward pass and handed to every layer.
+
+    Attributes:
+        expert_ids: `(batch,)`, int64: index into the model's expert names, -1 for the shared path.
+        groups: expert name and its row indices `(rows,)`, or None where the expert has the whole batch; experts without
+            a row are left out. None as a whole means "dense": decide by masks, without looking at values on the host.
+        gate_noise: α, standard deviation of the noise on the gate's logit in training.
+    """
+
+    expert_ids: torch.Tensor
+    groups: tuple[tuple[str, torch.Tensor | None], ...] | None
+    gate_noise: float = 0.0
+
+    @classmethod
+    def build(
+        cls, expert_ids: torch.Tensor, expert_names: Iterable[str], *, dense: bool, gate_noise: float = 0.0
+    ) -> ExpertRouting | None:
+        """Route `expert_ids` `(batch,)`. Returns None if every row takes the shared path (never for `dense`)."""
+        if dense:
+            return cls(expert_ids, None, gate_noise)
+        ids = expert_ids.tolist()
+        groups = []
+        for index, name in enumerate(expert_names):
+            rows = [row for row, expert_id in enumerate(ids) if expert_id == index]
+            if len(rows) == len(ids):
+                return cls(expert_ids, ((name, None),), gate_noise)
+            if rows:
+                groups.append((name, torch.tensor(rows, device=expert_ids.device)))
+        return cls(expert_ids, tuple(groups), gate_noise) if groups else None
+
+
+def route_by_prompt(
+    decoder_input_ids: torch.Tensor,
+    language_tokens: dict[int, int],
+    *,
+    start_token_id: int,
+    translate_token_id: int | None,
+) -> torch.Tensor:
+    """The expert of each row, read from its decoder prompt.
+
+    The language token is the one right behind `<|startoftranscript|>`, wherever a prompt of earlier text puts that. A
+    row whose next token is `<|translate|>`, without a language token, or of a language without an expert gets -1.
+
+    Args:
+        decoder_input_ids: `(batch, tokens)`, int64.
+        language_tokens: id of a language token -> index of the expert it routes to.
+        start_token_id: id of `<|startoftranscript|>`.
+        translate_token_id: id of `<|translate|>`; None for a vocabulary without it.
+
+    Returns:
+        `(batch,)`, int64, on the same device; no value is read on the host.
+    """
+    batch, length = decoder_input_ids.shape
+    expert_ids = decoder_input_ids.new_full((batch,), -1)
+    if length < 2 or not language_tokens:
+        return expert_ids
+    after_start = decoder_input_ids[:, :-1] == start_token_id
+    if translate_token_id is not None and length > 2:
+        after_start[:, :-1] &= decoder_input_ids[:, 2:] != translate_token_id
+    for token_id, index in language_tokens.items():
+        spoken = (after_start & (decoder_input_ids[:, 1:] == token_id)).any(dim=1)
+        expert_ids = torch.where(spoken, index, expert_ids)
+    return expert_ids
+
+
+class LanguageExpert(nn.Module):
+    """One language's feed-forward network and gate in one layer.
+
+    `gate_out` starts at zero and `gate_in` at N(0, `gate_init_std`²): every logit is 0, so at the start the gate is 0.5
+    in training and open in evaluation; a fresh expert that copies the shared path leaves the layer's output unchanged.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        ffn_dim: int,
+        *,
+        gate_dim: int,
+        activation: Callable[[torch.Tensor], torch.Tensor],
+        activation_dropout: float,
+        expert_dropout: float,
+        gate_dropout: float,
+        gate_init_std: float,
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(d_model, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, d_model)
+        self.gate_in = nn.Linear(d_model, gate_dim)
+        self.gate_out = nn.Linear(gate_dim, 1, bias=False)
+        self.activation = activation
+        self.activation_dropout = activation_dropout
+        self.expert_dropout = expert_dropout
+        self.gate_dropout = gate_dropout
+        self.gate_init_std = gate_init_std
+        self.reset_gate()
+
+    def reset_gate(self) -> None:
+        """Put the gate at its start."""
+        nn.init.normal_(self.gate_in.weight, std=self.gate_init_std)
+        nn.init.zeros_(self.gate_in.bias)
+        nn.init.zeros_(self.gate_out.weight)
+
+    @torch.no_grad()
+    def copy_feed_forward(self, fc1: nn.Linear, fc2: nn.Linear) -> None:
+        """Start from the shared path's weights."""
+        for mine, shared in ((self.fc1, fc1), (self.fc2, fc2)):
+            mine.weight.copy_(shared.weight)
+            mine.bias.copy_(shared.bias)
+
+    def gate_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """G: `(…, d_model)` -> `(…)`."""
+        hidden_states = nn.functional.dropout(hidden_states, p=self.gate_dropout, training=self.training)
+        return self.gate_out(self.gate_in(hidden_states).relu()).squeeze(-1)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """FFN_expert: `(…, d_model)` -> `(…, d_model)`."""
+        hidden_states = self.activation(self.fc1(hidden_states))
+        hidden_states = nn.functional.dropout(hidden_states, p=self.activation_dropout, training=self.training)
+        hidden_states = self.fc2(hidden_states)
+        return nn.functional.dropout(hidden_states, p=self.expert_dropout, training=self.training)
+
+
+class LanguageExperts(nn.ModuleDict):
+    """A layer's experts by name, and the mixture of each with the shared path.
+
+    Calling it returns `(output, gate_values)`: `(batch, frames, d_model)` and g as `(batch, frames)`, 0 for rows on the
+    shared path. Rows that take no expert are given exactly what `shared` returns for them.
+    """
+
+    def __init__(self, experts: dict[str, LanguageExpert], *, skip_probability: float) -> None:
+        super().__init__(experts)
+        self.skip_probability = skip_probability
+
+    def forward(
+        self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if routing is None:
+            return shared(hidden_states), hidden_states.new_zeros(hidden_states.shape[:-1])
+        if routing.groups is None:
+            return self._dense(hidden_states, shared, routing)
+        if self.training:
+            return self._soft(hidden_states, shared, routing)
+        if hidden_states.shape[0] * hidden_states.shape[1] <= SELECT_UP_TO_TOKENS:
+            return self._select(hidden_states, shared, routing)
+        return self._gather(hidden_states, shared, routing)
+
+    def _soft_gate(self, expert: LanguageExpert, hidden_states: torch.Tensor, gate_noise: float) -> torch.Tensor:
+        logits = expert.gate_logits(hidden_states)
+        if gate_noise > 0:
+            logits = logits + gate_noise * torch.randn_like(logits)
+        return logits.sigmoid()
+
+    def _keep(self) -> bool:
+        """The skip-gate's draw for one layer call. From torch's generator, so that gradient checkpointing replays it."""
+        return torch.rand(()).item() >= self.skip_probability
+
+    def _soft(
+        self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training: both paths, weighted by the gate; gate values keep their gradient even where the layer is skipped."""
+        output = shared(hidden_states)
+        gate_values = output.new_zeros(output.shape[:-1])
+        keep = self._keep()
+        for name, rows in routing.groups:
+            expert = self[name]
+            tokens = hidden_states if rows is None else hidden_states[rows]
+            gates = self._soft_gate(expert, tokens, routing.gate_noise)
+            gate_values = gates if rows is None else gate_values.index_copy(0, rows, gates.to(gate_values.dtype))
+            if keep:
+                base = output if rows is None else output[rows]
+                mixed = base + gates.unsqueeze(-1) * (expert(tokens) - base)
+                output = mixed if rows is None else output.index_copy(0, rows, mixed.to(output.dtype))
+        return output, gate_values
+
+    def _dense(
+        self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every loaded expert on every row, mixed by masks: no value decides the control flow, so it traces whole."""
+        shared_output = output = shared(hidden_states)
+        gate_values = output.new_zeros(output.shape[:-1])
+        keep = self._keep() if self.training else True
+        for index, expert in enumerate(self.values()):
+            mine = (routing.expert_ids == index).unsqueeze(-1)
+            if self.training:
+                gates = self._soft_gate(expert, hidden_states, routing.gate_noise)
+                mixed = shared_output + gates.unsqueeze(-1) * (expert(hidden_states) - shared_output)
+            else:
+                opened = expert.gate_logits(hidden_states) >= 0
+                gates = opened.to(output.dtype)
+                mixed = torch.where(opened.unsqueeze(-1), expert(hidden_states), shared_output)
+            gate_values = torch.where(mine, gates.to(gate_values.dtype), gate_values)
+            if keep:
+                output = torch.where(mine.unsqueeze(-1), mixed, output)
+        return output, gate_values
+
+    def _select(
+        self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Few tokens: the paths that some token takes, each on all tokens, then one is selected per token."""
+        choice = self._choose(hidden_states, routing)
+        taken = set(choice.flatten().tolist())
+        names = [name for name, _ in routing.groups]
+        output = shared(hidden_states) if -1 in taken else None
+        for index in sorted(taken - {-1}):
+            expert_output = self[names[index]](hidden_states)
+            if output is None:
+                output = expert_output
+            else:
+                output = torch.where((choice == index).unsqueeze(-1), expert_output, output)
+        return output, (choice >= 0).to(output.dtype)
+
+    def _gather(
+        self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Many tokens: each path on the tokens that take it, and only on them."""
+        choice = self._choose(hidden_states, routing)
+        tokens, flat_choice = hidden_states.flatten(0, 1), choice.flatten()
+        paths = [(-1, shared), *((index, self[name]) for index, (name, _) in enumerate(routing.groups))]
+        output = None
+        for index, path in paths:
+            where = (flat_choice == index).nonzero().squeeze(-1)
+            if where.numel() == tokens.shape[0]:
+                output = path(tokens)
+                break
+            if where.numel() > 0:
+                path_output = path(tokens.index_select(0, where))
+                output = torch.empty_like(tokens, dtype=path_output.dtype) if output is None else output
+                output.index_copy_(0, where, path_output)
+        return output.view_as(hidden_states), (choice >= 0).to(output.dtype)
+
+    def _choose(self, hidden_states: torch.Tensor, routing: ExpertRouting) -> torch.Tensor:
+        """The path of each token: index into `routing.groups`, -1 for the shared one. `(batch, frames)`, int64."""
+        choice = None
+        for index, (name, rows) in enumerate(routing.groups):
+            tokens = hidden_states if rows is None else hidden_states[rows]
+            opened = torch.where(self[name].gate_logits(tokens) >= 0, index, -1)
+            if rows is None:
+                return opened
+            if choice is None:
+                choice = opened.new_full(hidden_states.shape[:-1], -1)
+            choice[rows] = opened
+        return choice

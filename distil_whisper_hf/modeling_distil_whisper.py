@@ -1,0 +1,433 @@
+"""Whisper with language experts: the difference to transformers' Whisper, and the verbs for experts.
+
+Every layer gets `language_experts` behind Whisper's own feed-forward network, which keeps its names (`fc1`, `fc2`): plain
+Whisper checkpoints open as they are, and a row that takes no expert is computed by the very same operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.models.whisper.modeling_whisper import (
+    WhisperAttention,
+    WhisperDecoder,
+    WhisperDecoderLayer,
+    WhisperEncoder,
+    WhisperEncoderLayer,
+    WhisperForConditionalGeneration,
+    WhisperModel,
+    WhisperPreTrainedModel,
+    shift_tokens_right,
+)
+from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
+
+from .configuration_distil_whisper import DistilWhisperConfig
+from .expert_verbs import ExpertVerbsMixin
+from .generation_distil_whisper import DistilWhisperGenerationMixin, read_marks
+from .language_experts import ExpertRouting, LanguageExpert, LanguageExperts, route_by_prompt
+from .pipeline_distil_whisper import install_pipeline
+
+
+@dataclass
+class DistilWhisperModelOutput(Seq2SeqModelOutput):
+    """Seq2SeqModelOutput plus, if asked for by `output_gate_values=True`, the gate of every layer and token.
+
+    encoder_gate_values: per encoder layer `(batch, frames)`, in [0, 1]; 0 for rows on the shared path.
+    decoder_gate_values: per decoder layer `(batch, tokens)`, likewise.
+    """
+
+    encoder_gate_values: tuple[torch.Tensor, ...] | None = None
+    decoder_gate_values: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class DistilWhisperLMOutput(Seq2SeqLMOutput):
+    """Seq2SeqLMOutput plus gate values, as in `DistilWhisperModelOutput`."""
+
+    encoder_gate_values: tuple[torch.Tensor, ...] | None = None
+    decoder_gate_values: tuple[torch.Tensor, ...] | None = None
+
+
+class _FeedForwardExpertsMixin:
+    """What the two layers add to Whisper's: experts beside `fc1` and `fc2`."""
+
+    def _init_experts(self, config: DistilWhisperConfig) -> None:
+        self.language_experts = LanguageExperts(
+            {name: self.new_expert(config) for name in config.experts}, skip_probability=config.skip_gate_probability
+        )
+
+    def new_expert(self, config: DistilWhisperConfig) -> LanguageExpert:
+        return LanguageExpert(
+            config.d_model,
+            self.fc1.out_features,
+            gate_dim=config.gate_dim,
+            activation=ACT2FN[config.activation_function],
+            activation_dropout=config.activation_dropout,
+            expert_dropout=config.expert_dropout,
+            gate_dropout=config.gate_dropout,
+            gate_init_std=config.gate_init_std,
+        )
+
+    def shared_feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Whisper's own path, operation for operation: `(…, d_model)` -> `(…, d_model)`."""
+        hidden_states = self.activation_fn(self.fc1(hidden_states))
+        hidden_states = nn.functional.dropout(hidden_states, p=self.activation_dropout, training=self.training)
+        hidden_states = self.fc2(hidden_states)
+        return nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+
+
+class DistilWhisperEncoderLayer(_FeedForwardExpertsMixin, WhisperEncoderLayer):
+    def __init__(self, config: DistilWhisperConfig) -> None:
+        super().__init__(config)
+        self._init_experts(config)
+
+    # Adapted from transformers 5.23 WhisperEncoderLayer.forward; only the feed-forward path differs.
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        routing: ExpertRouting | None = None,
+        output_gate_values: bool | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.self_attn_layer_norm(hidden_states)
+        hidden_states, _ = self.self_attn(hidden_states=hidden_states, attention_mask=attention_mask, **kwargs)
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        hidden_states = residual + hidden_states
+
+        residual = hidden_states
+        hidden_states = self.final_layer_norm(hidden_states)
+        hidden_states, _ = self.language_experts(hidden_states, self.shared_feed_forward, routing)
+        hidden_states = residual + hidden_states
+
+        if hidden_states.dtype == torch.float16:
+            clamp_value = torch.finfo(hidden_states.dtype).max - 1000
+            hidden_states = torch.clamp(hidden_states, min=-clamp_value, max=clamp_value)
+        return hidden_states
+
+
+class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
+    def __init__(self, config: DistilWhisperConfig, layer_idx: int | None = None) -> None:
+        super().__init__(config, layer_idx)
+        self._init_experts(config)
+
+    # Adapted from transformers 5.23 WhisperDecoderLayer.forward; only the feed-forward path differs.
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = True,
+        routing: ExpertRouting | None = None,
+        output_gate_values: bool | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.self_attn_layer_norm(hidden_states)
+        hidden_states, _ = self.self_attn(
+            hidden_states, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
+        )
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        hidden_states = residual + hidden_states
+
+        if encoder_hidden_states is not None:
+            residual = hidden_states
+            hidden_states = self.encoder_attn_layer_norm(hidden_states)
+            hidden_states, _ = self.encoder_attn(
+                hidden_states,
+                key_value_states=encoder_hidden_states,
+                attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+            hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+            hidden_states = residual + hidden_states
+
+        residual = hidden_states
+        hidden_states = self.final_layer_norm(hidden_states)
+        hidden_states, _ = self.language_experts(hidden_states, self.shared_feed_forward, routing)
+        return residual + hidden_states
+
+
+class DistilWhisperPreTrainedModel(WhisperPreTrainedModel):
+    config_class = DistilWhisperConfig
+    config: DistilWhisperConfig
+    _no_split_modules = ["DistilWhisperEncoderLayer", "DistilWhisperDecoderLayer"]
+    # Experts that were not asked for may stand in a whole checkpoint.
+    _keys_to_ignore_on_load_unexpected = [r"\.language_experts\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LanguageExpert):
+            module.reset_gate()
+
+    def _routing(self, expert_ids: torch.Tensor | None, gate_noise: float) -> ExpertRouting | None:
+        if expert_ids is None:
+            return None
+        dense = self.config.expert_routing == "dense"
+        return ExpertRouting.build(expert_ids, self.config.experts, dense=dense, gate_noise=gate_noise)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        if gradient_checkpointing_kwargs is not None and gradient_checkpointing_kwargs.get("use_reentrant"):
+            raise ValueError(
+                "Expected gradient checkpointing with use_reentrant=False, got True: it would cut the gates off from "
+                "their loss. Leave `gradient_checkpointing_kwargs` out."
+            )
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+
+class DistilWhisperEncoder(DistilWhisperPreTrainedModel, WhisperEncoder):
+    _can_record_outputs = {
+        "hidden_states": DistilWhisperEncoderLayer,
+        "attentions": WhisperAttention,
+        "gate_values": OutputRecorder(LanguageExperts, index=1),
+    }
+
+    def __init__(self, config: DistilWhisperConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList([DistilWhisperEncoderLayer(config) for _ in range(config.encoder_layers)])
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        expert_ids: torch.Tensor | None = None,
+        gate_noise: float = 0.0,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """As WhisperEncoder's, with `expert_ids` `(batch,)`: index of each row's expert, -1 for the shared path."""
+        routing = self._routing(expert_ids, gate_noise)
+        return super().forward(input_features, attention_mask, routing=routing, **kwargs)
+
+
+class DistilWhisperDecoder(DistilWhisperPreTrainedModel, WhisperDecoder):
+    _can_record_outputs = {
+        "hidden_states": DistilWhisperDecoderLayer,
+        "attentions": OutputRecorder(WhisperAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(WhisperAttention, index=1, layer_name="encoder_attn"),
+        "gate_values": OutputRecorder(LanguageExperts, index=1),
+    }
+
+    def __init__(self, config: DistilWhisperConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList([DistilWhisperDecoderLayer(config, i) for i in range(config.decoder_layers)])
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        expert_ids: torch.Tensor | None = None,
+        gate_noise: float = 0.0,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """As WhisperDecoder's, with `expert_ids` `(batch,)`: index of each row's expert, -1 for the shared path."""
+        routing = self._routing(expert_ids, gate_noise)
+        return super().forward(input_ids, attention_mask, encoder_hidden_states, routing=routing, **kwargs)
+
+
+class DistilWhisperModel(ExpertVerbsMixin, DistilWhisperPreTrainedModel, WhisperModel):
+    """The bare encoder and decoder with language experts."""
+
+    def __init__(self, config: DistilWhisperConfig) -> None:
+        # Past WhisperModel's own __init__, which would build plain layers first.
+        super(WhisperModel, self).__init__(config)
+        self.encoder = DistilWhisperEncoder(config)
+        self.decoder = DistilWhisperDecoder(config)
+        self.post_init()
+
+    def route(self, decoder_input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The plain prompt and the expert of each row `(batch,)`: chosen by name (a mark), else by language token."""
+        prompt, marks = read_marks(decoder_input_ids, self.config.vocab_size)
+        expert_ids = route_by_prompt(
+            prompt,
+            self.config.routed_tokens,
+            start_token_id=self.config.decoder_start_token_id,
+            translate_token_id=self.config.translate_token_id,
+        )
+        return prompt, torch.where(marks > 0, marks - 2, expert_ids)
+
+    def _resolve_experts(
+        self, decoder_input_ids: torch.Tensor | None, expert_ids: torch.Tensor | None, past_key_values: Cache | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        if not self.expert_names:
+            return decoder_input_ids, None
+        if expert_ids is not None or decoder_input_ids is None:
+            return decoder_input_ids, expert_ids
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            raise ValueError(
+                "Expected `expert_ids` beside `past_key_values`: the prompt that names the language is in the past. "
+                "Pass `expert_ids` of shape (batch,), as `model.route(prompt)` returns it, to every step."
+            )
+        return self.route(decoder_input_ids)
+
+    # Adapted from transformers 5.23 WhisperModel.forward; only experts and gate values are added.
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        expert_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> DistilWhisperModelOutput:
+        """As WhisperModel's forward; see there for everything but the following.
+
+        Args:
+            expert_ids: `(batch,)`, int64: index into `expert_names` of each row's expert, -1 for the shared path.
+                None: by the language token in `decoder_input_ids`.
+            output_gate_values: return the gates of every layer (`encoder_gate_values`, `decoder_gate_values`).
+        """
+        decoder_input_ids, expert_ids = self._resolve_experts(decoder_input_ids, expert_ids, past_key_values)
+        if encoder_outputs is None:
+            input_features = self._mask_input_features(input_features, attention_mask=attention_mask)
+            encoder_outputs = self.encoder(input_features, expert_ids=expert_ids, **kwargs)
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+
+        decoder_outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=encoder_outputs[0],
+            past_key_values=past_key_values,
+            inputs_embeds=decoder_inputs_embeds,
+            position_ids=decoder_position_ids,
+            use_cache=use_cache,
+            expert_ids=expert_ids,
+            **kwargs,
+        )
+        return DistilWhisperModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            encoder_gate_values=encoder_outputs.get("gate_values"),
+            decoder_gate_values=decoder_outputs.get("gate_values"),
+        )
+
+
+class DistilWhisperForConditionalGeneration(
+    ExpertVerbsMixin, DistilWhisperGenerationMixin, DistilWhisperPreTrainedModel, WhisperForConditionalGeneration
+):
+    """Whisper with language experts and a language modelling head.
+
+    Attributes:
+        gate_noise: α, the noise on the gates' logits in training; a schedule sets it (`GateNoiseCallback`), 0 is none.
+    """
+
+    def __init__(self, config: DistilWhisperConfig) -> None:
+        # Past WhisperForConditionalGeneration's own __init__, which would build a plain model first.
+        super(WhisperForConditionalGeneration, self).__init__(config)
+        self.model = DistilWhisperModel(config)
+        self.proj_out = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.max_target_positions = config.max_target_positions
+        self.gate_noise = 0.0
+        self.post_init()
+
+    # Adapted from transformers 5.23 WhisperForConditionalGeneration.forward; experts, gate values and the loss's
+    # normalisation over accumulated batches are added.
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        expert_ids: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> DistilWhisperLMOutput:
+        """As WhisperForConditionalGeneration's forward; see there for everything but the following.
+
+        Args:
+            labels: `(batch, tokens)`, int64, -100 where no loss is wanted; the language token in them routes.
+            expert_ids: `(batch,)`, int64: index into `expert_names` of each row's expert, -1 for the shared path.
+                None: by the language token in `labels` or `decoder_input_ids`.
+            num_items_in_batch: number of target tokens over all accumulated batches; the loss is then the sum over
+                this batch divided by it. None: the mean over this batch.
+            output_gate_values: return the gates of every layer (`encoder_gate_values`, `decoder_gate_values`).
+        """
+        if labels is not None:
+            if labels.shape[1] > self.max_target_positions:
+                raise ValueError(
+                    f"Expected labels of at most {self.max_target_positions} tokens, got {labels.shape[1]}. "
+                    "Leave longer transcripts out or cut their audio."
+                )
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = shift_tokens_right(
+                    labels, self.config.pad_token_id, self.config.decoder_start_token_id
+                )
+
+        outputs = self.model(
+            input_features,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            encoder_outputs=encoder_outputs,
+            decoder_attention_mask=decoder_attention_mask,
+            past_key_values=past_key_values,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            decoder_position_ids=decoder_position_ids,
+            use_cache=use_cache,
+            expert_ids=expert_ids,
+            gate_noise=self.gate_noise,
+            **kwargs,
+        )
+        logits = self.proj_out(outputs.last_hidden_state)
+        return DistilWhisperLMOutput(
+            loss=None if labels is None else self._cross_entropy(logits, labels, num_items_in_batch),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+            encoder_gate_values=outputs.encoder_gate_values,
+            decoder_gate_values=outputs.decoder_gate_values,
+        )
+
+    def _cross_entropy(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        logits, labels = logits.view(-1, self.config.vocab_size), labels.to(logits.device).reshape(-1)
+        if num_items_in_batch is None:
+            return nn.functional.cross_entropy(logits, labels)
+        return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
+
+    def freeze_feature_encoder(self) -> None:
+        """`freeze_shared`, under the name that transformers' speech recognition scripts call before training."""
+        self.freeze_shared()
+
+
+# Also where this file is all there is, as code from the Hub.
+install_pipeline()
