@@ -31,7 +31,7 @@ class DistilWhisperConfig(WhisperConfig):
     """A Whisper configuration plus what rebuilds the experts. Defaults are those of arXiv 2311.01070.
 
     Attributes:
-        experts: expert name -> its entry: `language` (Whisper's code, or None), `language_token_id` (or None) and, once
+        language_experts: expert name -> its entry: `language` (Whisper's code, or None), `language_token_id` (or None) and, once
             trained, a `training` summary. An expert whose name is its language's code is taken by rows whose decoder
             prompt carries that language's token; any other is taken only where it is asked for by name.
         gate_dim: width of the gate's hidden layer.
@@ -48,7 +48,7 @@ class DistilWhisperConfig(WhisperConfig):
 
     model_type = "distilwhisper"
 
-    experts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    language_experts: dict[str, dict[str, Any]] = field(default_factory=dict)
     gate_dim: int = 64
     gate_dropout: float | int = 0.1
     gate_init_std: float = 0.01
@@ -59,7 +59,7 @@ class DistilWhisperConfig(WhisperConfig):
     base_model_name_or_path: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.experts = {check_expert_name(name): copy.deepcopy(entry) for name, entry in self.experts.items()}
+        self.language_experts = {check_expert_name(name): copy.deepcopy(entry) for name, entry in self.language_experts.items()}
         for name in ("gate_dropout", "expert_dropout", "skip_gate_probability"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"Expected `{name}` in [0, 1), got {getattr(self, name)}.")
@@ -103,7 +103,7 @@ class DistilWhisperConfig(WhisperConfig):
         """Id of a language token -> index of the expert that its rows take."""
         return {
             entry["language_token_id"]: index
-            for index, (name, entry) in enumerate(self.experts.items())
+            for index, (name, entry) in enumerate(self.language_experts.items())
             if entry.get("language_token_id") is not None and entry.get("language") == name
         }
 

@@ -62,7 +62,7 @@ class ExpertVerbsMixin:
     @property
     def expert_names(self) -> tuple[str, ...]:
         """Names of the loaded experts; `expert_ids` are indices into it."""
-        return tuple(self.config.experts)
+        return tuple(self.config.language_experts)
 
     def add_expert(self, name: str, language: str | None = None) -> None:
         """Add a new expert: a copy of the shared path in every layer, its gates at their start.
@@ -134,7 +134,7 @@ class ExpertVerbsMixin:
             for key in state_dict
             if key.startswith(prefix)
         }
-        entry = self.config.experts[name]
+        entry = self.config.language_experts[name]
         expert = ExpertFile(
             name,
             entry.get("language"),
@@ -150,7 +150,7 @@ class ExpertVerbsMixin:
         self._check_loaded(name)
         for _, layer in self._expert_layers():
             del layer.language_experts[name]
-        del self.config.experts[name]
+        del self.config.language_experts[name]
 
     def freeze_shared(self) -> None:
         """Let only experts and their gates train; everything that plain Whisper has is frozen."""
@@ -182,14 +182,14 @@ class ExpertVerbsMixin:
             token_ids.update({language_code(token): token_id for token, token_id in listed.items()})
         for layer_name, layer in self._expert_layers():
             layer.language_experts[name] = new[layer_name]
-        self.config.experts[name] = {**entry, "language_token_id": token_ids.get(entry["language"])}
+        self.config.language_experts[name] = {**entry, "language_token_id": token_ids.get(entry["language"])}
 
     def _check_new(self, name: str) -> None:
-        if check_expert_name(name) in self.config.experts:
+        if check_expert_name(name) in self.config.language_experts:
             raise ValueError(f"Expected a new expert, {name!r} is loaded already. Call remove_expert({name!r}) first.")
 
     def _check_loaded(self, name: str) -> None:
-        if name not in self.config.experts:
+        if name not in self.config.language_experts:
             loaded = ", ".join(self.expert_names) or "none"
             raise KeyError(f"Expected a loaded expert, got {name!r}. Loaded: {loaded}.")
 
@@ -220,7 +220,7 @@ class ExpertVerbsMixin:
         source = pretrained_model_name_or_path
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         config = _load_config(source, config, kwargs, hub)
-        wanted = list(config.experts) if experts is None else [check_expert_name(name) for name in experts]
+        wanted = list(config.language_experts) if experts is None else [check_expert_name(name) for name in experts]
         base, base_hub = source, {}
         if source is not None and config.base_model_name_or_path and not has_base_weights(source, **hub):
             # The base is another repository: this one's revision and subfolder mean nothing there.
@@ -228,14 +228,14 @@ class ExpertVerbsMixin:
             base_hub = {"revision": "main", "subfolder": ""}
         beside = [name for name in wanted if source is not None and find_expert(name, source, **hub) is not None]
         inside = [name for name in wanted if name not in beside]
-        unknown = [name for name in inside if name not in config.experts]
+        unknown = [name for name in inside if name not in config.language_experts]
         if unknown:
             raise ExpertFileError(
                 f"Expected experts {wanted} in {str(source)!r}, found no file {expert_filename(unknown[0])} there. "
-                f"Its configuration lists: {', '.join(config.experts) or 'none'}."
+                f"Its configuration lists: {', '.join(config.language_experts) or 'none'}."
             )
-        stored = config.experts
-        config.experts = {name: stored[name] for name in inside}
+        stored = config.language_experts
+        config.language_experts = {name: stored[name] for name in inside}
         kwargs["key_mapping"] = {**ORIGINAL_BASE_KEYS, **(kwargs.get("key_mapping") or {})}
         model, info = super().from_pretrained(
             base, *model_args, config=config, output_loading_info=True, **{**kwargs, **base_hub}
@@ -251,9 +251,9 @@ class ExpertVerbsMixin:
         model._complete_generation_config(source, base, hub)
         for name in beside:
             model.load_expert(name, source, **hub)
-            model.config.experts[name] = {**stored.get(name, {}), **model.config.experts[name]}
+            model.config.language_experts[name] = {**stored.get(name, {}), **model.config.language_experts[name]}
         # In the order of the configuration, whichever way each was stored.
-        model.config.experts = {name: model.config.experts[name] for name in wanted}
+        model.config.language_experts = {name: model.config.language_experts[name] for name in wanted}
         return (model, info) if output_loading_info else model
 
     def _complete_generation_config(self, source: Any, base: Any, hub: dict[str, Any]) -> None:
@@ -301,7 +301,7 @@ class ExpertVerbsMixin:
             super().save_pretrained(beside, is_main_process, {} if experts_only else weights, **kwargs)
             if is_main_process:
                 if experts_only:
-                    (beside / SAFE_WEIGHTS_NAME).unlink()
+                    (beside / SAFE_WEIGHTS_NAME).unlink(missing_ok=True)
                 if state_dict is None:
                     for expert in self.expert_names:
                         self.save_expert(expert, beside)

@@ -118,7 +118,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         kwargs: dict[str, Any],
     ) -> list[str]:
         """Per row the chosen expert's language, or the detected one where there is no expert or it has none."""
-        entries = list(self.config.experts.values())
+        entries = list(self.config.language_experts.values())
         languages = [None if c is None or c < 0 else entries[c].get("language") for c in choices]
         if None in languages:
             detected = self.detect_language(

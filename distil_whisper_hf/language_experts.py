@@ -94,6 +94,19 @@ def route_by_prompt(
     return expert_ids
 
 
+class GateLinear(nn.Linear):
+    """A layer of a gate: weights start at N(0, `init_std`²), the bias at zero."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, init_std: float) -> None:
+        self.init_std = init_std
+        super().__init__(in_features, out_features, bias=bias)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.init_std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
 class LanguageExpert(nn.Module):
     """One language's feed-forward network and gate in one layer.
 
@@ -116,20 +129,12 @@ class LanguageExpert(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(d_model, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, d_model)
-        self.gate_in = nn.Linear(d_model, gate_dim)
-        self.gate_out = nn.Linear(gate_dim, 1, bias=False)
+        self.gate_in = GateLinear(d_model, gate_dim, bias=True, init_std=gate_init_std)
+        self.gate_out = GateLinear(gate_dim, 1, bias=False, init_std=0.0)
         self.activation = activation
         self.activation_dropout = activation_dropout
         self.expert_dropout = expert_dropout
         self.gate_dropout = gate_dropout
-        self.gate_init_std = gate_init_std
-        self.reset_gate()
-
-    def reset_gate(self) -> None:
-        """Put the gate at its start."""
-        nn.init.normal_(self.gate_in.weight, std=self.gate_init_std)
-        nn.init.zeros_(self.gate_in.bias)
-        nn.init.zeros_(self.gate_out.weight)
 
     @torch.no_grad()
     def copy_feed_forward(self, fc1: nn.Linear, fc2: nn.Linear) -> None:

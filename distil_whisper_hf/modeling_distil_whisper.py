@@ -7,6 +7,7 @@ Whisper checkpoints open as they are, and a row that takes no expert is computed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from .configuration_distil_whisper import DistilWhisperConfig
 from .expert_verbs import ExpertVerbsMixin
 from .generation_distil_whisper import DistilWhisperGenerationMixin, read_marks
-from .language_experts import ExpertRouting, LanguageExpert, LanguageExperts, route_by_prompt
+from .language_experts import ExpertRouting, GateLinear, LanguageExpert, LanguageExperts, route_by_prompt
 from .pipeline_distil_whisper import install_pipeline
 
 
@@ -60,7 +61,7 @@ class _FeedForwardExpertsMixin:
 
     def _init_experts(self, config: DistilWhisperConfig) -> None:
         self.language_experts = LanguageExperts(
-            {name: self.new_expert(config) for name in config.experts}, skip_probability=config.skip_gate_probability
+            {name: self.new_expert(config) for name in config.language_experts}, skip_probability=config.skip_gate_probability
         )
 
     def new_expert(self, config: DistilWhisperConfig) -> LanguageExpert:
@@ -168,23 +169,29 @@ class DistilWhisperPreTrainedModel(WhisperPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, LanguageExpert):
-            module.reset_gate()
+        if isinstance(module, GateLinear):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
 
     def _routing(self, expert_ids: torch.Tensor | None, gate_noise: float) -> ExpertRouting | None:
         if expert_ids is None:
             return None
         dense = self.config.expert_routing == "dense"
-        return ExpertRouting.build(expert_ids, self.config.experts, dense=dense, gate_noise=gate_noise)
+        return ExpertRouting.build(expert_ids, self.config.language_experts, dense=dense, gate_noise=gate_noise)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        if gradient_checkpointing_kwargs is not None and gradient_checkpointing_kwargs.get("use_reentrant"):
-            raise ValueError(
-                "Expected gradient checkpointing with use_reentrant=False, got True: it would cut the gates off from "
-                "their loss. Leave `gradient_checkpointing_kwargs` out."
-            )
-        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    # Behind every public way of switching checkpointing on.
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = None, **kwargs: Any
+    ) -> None:
+        if enable and isinstance(gradient_checkpointing_func, partial):
+            if gradient_checkpointing_func.keywords.get("use_reentrant"):
+                raise ValueError(
+                    "Expected gradient checkpointing with use_reentrant=False, got True: it would cut the gates off "
+                    "from their loss. Leave `gradient_checkpointing_kwargs` out."
+                )
+            kwargs["gradient_checkpointing_func"] = gradient_checkpointing_func
+        super()._set_gradient_checkpointing(enable, **kwargs)
 
 
 class DistilWhisperEncoder(DistilWhisperPreTrainedModel, WhisperEncoder):

@@ -1,0 +1,27 @@
+# An activated virtual environment is used as it is; otherwise .venv, which `make setup` creates.
+VENV := $(or $(VIRTUAL_ENV),.venv)
+# Without either, the tools may still be installed for the system's Python.
+PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
+
+# One version, so that a wheel for machines without a GPU is taken where pip is set up to find one.
+TORCH := torch==2.13.0
+
+.PHONY: setup demo check test bench
+
+setup:
+	test -x "$(VENV)/bin/python" || python3 -m venv "$(VENV)"
+	"$(VENV)/bin/python" -m pip install "$(TORCH)"
+	"$(VENV)/bin/python" -m pip install -e ".[dev]"
+
+demo:
+	"$(PYTHON)" examples/transcribe.py
+
+check:
+	"$(PYTHON)" -m ruff check .
+	"$(PYTHON)" -m ruff format --check .
+
+test:
+	HF_HUB_OFFLINE=1 "$(PYTHON)" -m pytest -m "not real"
+
+bench:
+	"$(PYTHON)" benchmarks/inference.py

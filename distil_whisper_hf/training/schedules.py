@@ -1,0 +1,43 @@
+"""What changes from step to step in training, as Trainer callbacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
+
+
+class GateNoiseCallback(TrainerCallback):
+    """Raises α, the noise on the gates' logits, linearly from 0 to `maximum` over the run.
+
+    The noise is what makes hard gates at evaluation a fair stand-in for the soft ones of training: it pushes logits away
+    from zero. It is set on the model before every optimiser step and back to 0 when training ends.
+    (arXiv 2311.01070, section 2.1; there `maximum` is 5.)
+    """
+
+    def __init__(self, maximum: float = 5.0) -> None:
+        if maximum < 0:
+            raise ValueError(f"Expected a `maximum` of at least 0, got {maximum}.")
+        self.maximum = maximum
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: DistilWhisperForConditionalGeneration,
+        **kwargs: Any,
+    ) -> None:
+        model.gate_noise = self.maximum * state.global_step / state.max_steps
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: DistilWhisperForConditionalGeneration,
+        **kwargs: Any,
+    ) -> None:
+        model.gate_noise = 0.0

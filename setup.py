@@ -1,0 +1,67 @@
+"""Package metadata and dependencies of `distil_whisper_hf`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version() -> str:
+    """Return the package's one version string, read as text because importing the package needs its dependencies."""
+    text = (ROOT / "distil_whisper_hf" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError('distil_whisper_hf/__init__.py has no line of the form __version__ = "X.Y.Z"')
+    return found[1]
+
+
+CORE = [
+    "torch>=2.6,<2.15",
+    "transformers>=5.20,<5.24",
+    "safetensors>=0.8,<1",
+    "huggingface_hub>=2.0,<3",
+    "numpy>=2.0,<3",
+    "soundfile>=0.13,<1",
+    "soxr>=1.0,<2",
+]
+
+# peft is the LoRA baseline of the training scripts.
+TRAIN = ["accelerate>=1.10,<2", "datasets>=5.0,<6", "jiwer>=4.0,<5", "peft>=0.20,<1"]
+EVAL = ["jiwer>=4.0,<5", "matplotlib>=3.10,<4", "sacrebleu>=2.5,<3", "scipy>=1.15,<2"]
+QUANT = ["bitsandbytes>=0.50,<1", "torchao>=0.18,<1"]
+EXPORT = ["ctranslate2>=4.8,<5", "onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.6,<1"]
+DEMO = ["gradio>=6.0,<7"]
+# The linter is pinned to one version: another one would find other faults in the same code.
+DEV = sorted({*TRAIN, *EVAL, "pytest>=9.0,<10", "ruff==0.17.6"})
+
+setup(
+    name="distil_whisper_hf",
+    version=read_version(),
+    description="Per-language expert feed-forward networks with token gates for Whisper, as a Transformers extension",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["distil_whisper_hf", "distil_whisper_hf.*"]),
+    package_data={"distil_whisper_hf": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=CORE,
+    extras_require={
+        "train": TRAIN,
+        "eval": EVAL,
+        "quant": QUANT,
+        "export": EXPORT,
+        "demo": DEMO,
+        "dev": DEV,
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

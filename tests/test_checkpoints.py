@@ -1,0 +1,309 @@
+"""Expert files and checkpoints: what is written, what is read back, and what is refused."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from models import features, prompts, randomize_expert, save_whisper, with_experts
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, WhisperForConditionalGeneration
+
+from distil_whisper_hf import DistilWhisperForConditionalGeneration, ExpertFileError
+from distil_whisper_hf.checkpoints import expert_shapes, fingerprint_base
+from distil_whisper_hf.expert_verbs import is_expert_key
+
+open_model = DistilWhisperForConditionalGeneration.from_pretrained
+
+
+def logits(model, *languages, **arguments):
+    with torch.no_grad():
+        return model(features(len(languages)), decoder_input_ids=prompts(*languages), **arguments).logits
+
+
+def header(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+def rewrite(path: Path, *, metadata: dict | None = None, tensors: dict | None = None) -> None:
+    """The same file with some metadata or tensors replaced (None removes)."""
+    held = load_file(path) | (tensors or {})
+    save_file({k: v for k, v in held.items() if v is not None}, path, metadata=header(path) | (metadata or {}))
+
+
+@pytest.fixture
+def saved(model, tmp_path) -> Path:
+    model.save_expert("ca", tmp_path / "experts")
+    return tmp_path / "experts"
+
+
+def test_an_expert_is_one_described_file(model, saved):
+    """Silent: an expert that does not say what it is or what it fits."""
+    path = saved / "expert.ca.safetensors"
+    assert [p.name for p in saved.iterdir()] == [path.name]
+    assert {k: tuple(v.shape) for k, v in load_file(path).items()} == expert_shapes(model.config)
+    metadata = header(path)
+    assert json.loads(metadata["distil_whisper.expert"]) == {"name": "ca", "language": "ca", "training": {}}
+    base = json.loads(metadata["distil_whisper.base"])
+    assert base == {"model": model.config.base_model_name_or_path, "fingerprint": model.base_fingerprint()}
+
+
+def test_an_expert_comes_back_bit_for_bit(model, saved, whisper_folder):
+    """Silent: tensors of one layer, side or expert loaded into another."""
+    fresh = open_model(whisper_folder)
+    fresh.load_expert("ca", saved)
+    assert fresh.expert_names == ("ca",) and not fresh.training
+    assert torch.equal(logits(fresh, "ca", "en", "ca"), logits(model, "ca", "en", "ca"))
+    by_file = open_model(whisper_folder)
+    by_file.load_expert("ca", saved / "expert.ca.safetensors")
+    assert torch.equal(logits(by_file, "ca"), logits(model, "ca"))
+
+
+def test_experts_come_and_go_beside_others(model, saved, whisper_folder):
+    """Silent: removing one expert shifting the others' routes."""
+    expected = logits(model, "gl", "en", "ca")
+    model.remove_expert("ca")
+    assert model.expert_names == ("gl", "sc", "ca-medical")
+    torch.testing.assert_close(logits(model, "gl", "en", "es")[:2], expected[:2], atol=2e-5, rtol=1e-4)
+    assert torch.equal(logits(model, "ca"), logits(open_model(whisper_folder), "ca"))
+    model.load_expert("ca", saved)
+    assert torch.equal(logits(model, "gl", "en", "ca"), expected)
+    with pytest.raises(KeyError, match="'uk'"):
+        model.remove_expert("uk")
+
+
+def test_several_experts_load_at_once(model, whisper_folder, tmp_path):
+    """Silent: a list of names of which only the first is loaded."""
+    for name in ("ca", "gl"):
+        model.save_expert(name, tmp_path)
+    fresh = open_model(whisper_folder)
+    fresh.load_expert(["gl", "ca"], tmp_path)
+    assert torch.equal(logits(fresh, "ca", "gl"), logits(model, "ca", "gl"))
+
+
+BROKEN = {
+    "format": ("expert file of format 1, got 7", {"metadata": {"distil_whisper.format": "7"}}),
+    "not ours": ("got a file without a format", {"metadata": {"distil_whisper.format": ""}}),
+    "another name": ("the file holds 'gl'", {"metadata": {"distil_whisper.expert": json.dumps({"name": "gl", "language": "gl", "training": {}})}}),
+    "missing tensor": ("missing: ['decoder.layers.2.fc2.bias']", {"tensors": {"decoder.layers.2.fc2.bias": None}}),
+    "stray tensor": ("not of an expert: ['decoder.layers.9.fc1.bias']", {"tensors": {"decoder.layers.9.fc1.bias": torch.zeros(3)}}),
+    "wrong shape": ("expected encoder.layers.0.fc1.bias as", {"tensors": {"encoder.layers.0.fc1.bias": torch.zeros(97)}}),
+    "integers": ("got torch.int64", {"tensors": {"encoder.layers.0.fc1.bias": torch.zeros(96, dtype=torch.int64)}}),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_refused_and_leaves_the_model_alone(saved, whisper_folder, case):
+    """Silent: a half-loaded expert, or one that is something else than it is called."""
+    message, changes = BROKEN[case]
+    rewrite(saved / "expert.ca.safetensors", **changes)
+    refused(saved, whisper_folder, message)
+
+
+def refused(saved, whisper_folder, message, error=ExpertFileError, name="ca"):
+    model = with_experts(whisper_folder, "gl")
+    before, keys = logits(model, "gl", "ca"), set(model.state_dict())
+    with pytest.raises(error) as caught:
+        model.load_expert(name, saved)
+    assert message in str(caught.value)
+    assert model.expert_names == ("gl",) and set(model.state_dict()) == keys
+    assert torch.equal(logits(model, "gl", "ca"), before)
+
+
+@pytest.mark.parametrize("length", [0, 5, 300, 100_000])
+def test_a_truncated_file_is_refused(saved, whisper_folder, length):
+    """Silent: the end of a file that a broken copy cut off read as zeros."""
+    path = saved / "expert.ca.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    refused(saved, whisper_folder, "got a damaged one")
+
+
+def test_an_expert_of_other_base_weights_is_refused(saved, tmp_path):
+    """Silent: an expert on a base of the same size but other weights: fluent nonsense."""
+    other = save_whisper(tmp_path / "other", seed=1)
+    refused(saved, other, "made on other weights")
+
+
+def test_an_expert_of_another_geometry_is_refused(saved, tmp_path):
+    """Silent: an expert of whisper-small on whisper-base."""
+    other = save_whisper(tmp_path / "other", decoder_layers=4, encoder_ffn_dim=112)
+    refused(saved, other, "decoder_layers: the model has 4, the expert 3; encoder_ffn_dim: the model has 112, the expert 96")
+
+
+@pytest.mark.parametrize("name", ["../ca", "a/b", "", ".ca", "ca.b", "shared", "to", "ca\n", "x" * 65])
+def test_names_that_are_paths_or_taken_are_refused(saved, whisper_folder, name, tmp_path):
+    """Silent: a file written or read outside its folder; a module that torch's own attributes hide."""
+    refused(saved, whisper_folder, "Expected an expert name", ValueError, name)
+    model = open_model(whisper_folder)
+    with pytest.raises(ValueError, match="Expected an expert name"):
+        model.add_expert(name)
+
+
+def test_missing_and_doubled_experts_are_named(saved, whisper_folder):
+    """Silent: a missing file taken for an untrained expert; a trained one overwritten by loading."""
+    refused(saved, whisper_folder, "experts there: ca", FileNotFoundError, "uk")
+    model = with_experts(whisper_folder, "ca")
+    with pytest.raises(ValueError, match="loaded already"):
+        model.load_expert("ca", saved)
+    with pytest.raises(ValueError, match="loaded already"):
+        model.add_expert("ca")
+    with pytest.raises(ValueError, match=r"add_expert\('ca'\)"):
+        open_model(whisper_folder).add_expert("catalan")
+    with pytest.raises(ValueError, match="has a token for"):
+        model.add_expert("sc", language="sardinian")
+
+
+def test_writing_leaves_the_old_file_until_the_new_one_is_whole(model, saved, monkeypatch):
+    """Silent: a crash while saving that leaves half an expert where a whole one was."""
+    before = (saved / "expert.ca.safetensors").read_bytes()
+    randomize_expert(model, "ca", 77)
+
+    def crash(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("distil_whisper_hf.checkpoints.save_file", crash)
+    with pytest.raises(OSError, match="disk full"):
+        model.save_expert("ca", saved)
+    assert (saved / "expert.ca.safetensors").read_bytes() == before
+    assert os.listdir(saved) == ["expert.ca.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_base_is_recognised_in_half_precision(saved, whisper_folder, tmp_path, dtype):
+    """Silent: an expert refused (or a wrong one accepted) because the base was opened in another type."""
+    half = open_model(whisper_folder, dtype=dtype)
+    half.load_expert("ca", saved)
+    assert half.model.encoder.layers[0].language_experts["ca"].fc1.weight.dtype == dtype
+    half.save_expert("ca", tmp_path / "half")
+    full = open_model(whisper_folder)
+    full.load_expert("ca", tmp_path / "half")
+    other = open_model(save_whisper(tmp_path / "other", seed=1), dtype=dtype)
+    with pytest.raises(ExpertFileError, match="made on other weights"):
+        other.load_expert("ca", saved)
+
+
+def test_the_fingerprint_sees_every_tensor(whisper):
+    """Silent: a base with one changed layer taken for the one that the expert was trained on."""
+    named = dict(whisper.model.named_parameters())
+    before = fingerprint_base(named.items())
+    for key, tensor in named.items():
+        changed = fingerprint_base((named | {key: tensor.detach() + 1.0}).items())
+        assert changed["float32/all"] != before["float32/all"], key
+        assert changed["bfloat16/all"] != before["bfloat16/all"], key
+
+
+def test_a_whole_checkpoint_is_whisper_and_expert_files(model, tmp_path, whisper):
+    """Silent: stock classes not finding the base, or experts stored twice."""
+    model.save_pretrained(tmp_path)
+    experts = {f"expert.{name}.safetensors" for name in model.expert_names}
+    assert set(os.listdir(tmp_path)) == experts | {"config.json", "generation_config.json", "model.safetensors"}
+    assert not any(is_expert_key(key) for key in load_file(tmp_path / "model.safetensors"))
+    stock, info = WhisperForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(logits(stock, "ca"), logits(whisper, "ca"))
+    again = open_model(tmp_path)
+    assert torch.equal(logits(again, "ca", "gl", "en"), logits(model, "ca", "gl", "en"))
+    again = open_model(tmp_path, experts=["gl"])
+    assert again.expert_names == ("gl",)
+    assert torch.equal(logits(again, "gl"), logits(model, "gl"))
+    assert open_model(tmp_path, experts=[]).expert_names == ()
+
+
+def test_an_expert_only_checkpoint_finds_its_base(model, tmp_path, whisper_folder):
+    """Silent: the base copied with every language, or looked up at the wrong place."""
+    model.save_pretrained(tmp_path / "experts", experts_only=True)
+    assert "model.safetensors" not in os.listdir(tmp_path / "experts")
+    again = open_model(tmp_path / "experts")
+    assert torch.equal(logits(again, "ca", "gl", "en"), logits(model, "ca", "gl", "en"))
+    assert again.generation_config.lang_to_id == model.generation_config.lang_to_id
+    moved = save_whisper(tmp_path / "moved")
+    config = json.loads((tmp_path / "experts/config.json").read_text())
+    config["base_model_name_or_path"] = "gone/whisper"
+    (tmp_path / "experts/config.json").write_text(json.dumps(config))
+    found = open_model(tmp_path / "experts", base_model_name_or_path=str(moved))
+    assert torch.equal(logits(found, "ca"), logits(model, "ca"))
+    with pytest.raises(OSError, match="gone/whisper"):
+        open_model(tmp_path / "experts")
+
+
+def test_expert_only_needs_a_base_and_a_folder_without_one(model, tmp_path):
+    """Silent: a folder that opens on another base than the one its experts were trained on."""
+    model.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="without base weights"):
+        model.save_pretrained(tmp_path / "whole", experts_only=True)
+    with pytest.raises(ValueError, match="got both"):
+        model.save_pretrained(tmp_path / "new", experts_only=True, state_dict=model.state_dict())
+    model.config.base_model_name_or_path = None
+    with pytest.raises(ValueError, match="Expected a known base"):
+        model.save_pretrained(tmp_path / "new", experts_only=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_given_state_dict_is_written_whole(model, tmp_path):
+    """Silent: Trainer's checkpoints losing the experts that were trained."""
+    model.save_pretrained(tmp_path)
+    randomize_expert(model, "ca", 5)
+    model.save_pretrained(tmp_path, state_dict=model.state_dict())
+    assert not list(tmp_path.glob("expert.*"))
+    assert torch.equal(logits(open_model(tmp_path), "ca", "gl"), logits(model, "ca", "gl"))
+    assert open_model(tmp_path, experts=["gl"]).expert_names == ("gl",)
+    model.remove_expert("gl")
+    model.save_pretrained(tmp_path)
+    assert {p.name for p in tmp_path.glob("expert.*")} == {f"expert.{n}.safetensors" for n in ("ca", "sc", "ca-medical")}
+    assert torch.equal(logits(open_model(tmp_path), "ca"), logits(model, "ca"))
+
+
+def test_a_listed_expert_that_is_nowhere_is_an_error(model, tmp_path):
+    """Silent: a random expert in place of a file that was not copied."""
+    model.save_pretrained(tmp_path)
+    (tmp_path / "expert.gl.safetensors").unlink()
+    with pytest.raises(ExpertFileError, match="expert.gl.safetensors, found neither"):
+        open_model(tmp_path)
+    with pytest.raises(ExpertFileError, match="found no file expert.uk.safetensors"):
+        open_model(tmp_path, experts=["uk"])
+
+
+def test_saved_checkpoints_carry_the_task(model, tmp_path):
+    """Silent: generation without a language leaving the task token out, which makes Whisper loop."""
+    del model.generation_config.task
+    model.save_pretrained(tmp_path)
+    assert GenerationConfig.from_pretrained(tmp_path).task == "transcribe"
+
+
+def test_large_bases_are_saved_in_shards(model, tmp_path):
+    """Silent: shards of an earlier save left beside a new single file, and read first."""
+    model.save_pretrained(tmp_path, max_shard_size="5MB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    assert torch.equal(logits(open_model(tmp_path), "ca"), logits(model, "ca"))
+    model.save_pretrained(tmp_path)
+    assert [p.name for p in tmp_path.glob("model*")] == ["model.safetensors"]
+    assert torch.equal(logits(open_model(tmp_path), "ca"), logits(model, "ca"))
+
+
+def test_configurations_of_old_checkpoints_open_and_save(whisper_folder, tmp_path):
+    """Silent: generation parameters in config.json, as hub checkpoints have, that raise in generate and in save."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for path in whisper_folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_length": 448, "num_beams": 1, "forced_decoder_ids": None}))
+    model = with_experts(folder, "ca")
+    model.generate(features(1), language="ca", max_new_tokens=3)
+    model.save_pretrained(tmp_path / "new")
+    assert open_model(tmp_path / "new").expert_names == ("ca",)
+
+
+def test_a_checkpoint_without_generation_config_gets_whispers(whisper_folder, tmp_path):
+    """Silent: `language` and timestamps unusable on checkpoints that store none."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((whisper_folder / name).read_bytes())
+    model, expected = with_experts(tmp_path, "ca"), with_experts(whisper_folder, "ca")
+    for name in ("lang_to_id", "task_to_id", "no_timestamps_token_id", "prev_sot_token_id", "max_length"):
+        assert getattr(model.generation_config, name) == getattr(expected.generation_config, name)
+    model.save_pretrained(tmp_path / "saved")
+    assert open_model(tmp_path / "saved").generation_config.lang_to_id == expected.generation_config.lang_to_id
