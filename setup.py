@@ -46,7 +46,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["distil_whisper_hf", "distil_whisper_hf.*"]),
     package_data={"distil_whisper_hf": ["py.typed"]},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
         "train": TRAIN,

@@ -26,7 +26,11 @@ def read(folder: Path) -> list[dict]:
     with open(folder / "metadata.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("suspect", "0") == "0"]
     for row in rows:
-        row["path"] = folder / "audio" / row["file_name"] if not (folder / row["file_name"]).exists() else folder / row["file_name"]
+        row["path"] = (
+            folder / "audio" / row["file_name"]
+            if not (folder / row["file_name"]).exists()
+            else folder / row["file_name"]
+        )
     return rows
 
 
@@ -44,7 +48,10 @@ def normalize(text: str) -> str:
 class Clips(torch.utils.data.Dataset):
     def __init__(self, rows: list[dict], processor, language: str) -> None:
         self.rows, self.processor = rows, processor
-        self.prompt = [processor.tokenizer.convert_tokens_to_ids(t) for t in (f"<|{language}|>", "<|transcribe|>", "<|notimestamps|>")]
+        self.prompt = [
+            processor.tokenizer.convert_tokens_to_ids(t)
+            for t in (f"<|{language}|>", "<|transcribe|>", "<|notimestamps|>")
+        ]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,13 +72,16 @@ def collate(items: list[dict]) -> dict:
 
 
 @torch.no_grad()
-def evaluate(model, processor, rows: list[dict], language: str, batch: int = 16) -> tuple[float, float, list[str]]:
+def evaluate(
+    model, processor, rows: list[dict], language: str, bf16: bool, batch: int = 16
+) -> tuple[float, float, list[str]]:
     model.eval()
     hypotheses = []
     for start in range(0, len(rows), batch):
         audio = [soundfile.read(row["path"], dtype="float32")[0] for row in rows[start : start + batch]]
         inputs = processor(audio, sampling_rate=16000, return_tensors="pt").input_features
-        ids = model.generate(inputs, language=language, task="transcribe", max_new_tokens=128)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            ids = model.generate(inputs, language=language, task="transcribe", max_new_tokens=128)
         hypotheses += [normalize(text) for text in processor.batch_decode(ids, skip_special_tokens=True)]
     references = [normalize(row["sentence"]) for row in rows]
     return 100 * jiwer.wer(references, hypotheses), 100 * jiwer.cer(references, hypotheses), hypotheses
@@ -91,13 +101,18 @@ def main() -> None:
     parser.add_argument("--gate-noise", type=float, default=5.0)
     parser.add_argument("--skip-gate-probability", type=float, default=0.2)
     parser.add_argument("--expert-dropout", type=float, default=0.3)
+    parser.add_argument("--gate-estimator", choices=("soft", "straight_through"), default="soft")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16, in training and evaluation")
     parser.add_argument("--output", default="runs/stock_trainer")
     args = parser.parse_args()
 
     set_seed(0)
     processor = AutoProcessor.from_pretrained(args.base)
     model = DistilWhisperForConditionalGeneration.from_pretrained(
-        args.base, skip_gate_probability=args.skip_gate_probability, expert_dropout=args.expert_dropout
+        args.base,
+        skip_gate_probability=args.skip_gate_probability,
+        expert_dropout=args.expert_dropout,
+        gate_estimator=args.gate_estimator,
     )
     rows = read(args.speech)
     train = [row for row in rows if not is_test(row["sentence"])]
@@ -105,8 +120,8 @@ def main() -> None:
     other = read(Path(args.other[0]))[: args.other_clips] if args.other else []
     print(f"{len(train)} training clips, {len(test)} test clips with other texts, {len(other)} of another language")
 
-    before = evaluate(model, processor, test, args.language)
-    before_other = evaluate(model, processor, other, args.other[1]) if other else None
+    before = evaluate(model, processor, test, args.language, args.bf16)
+    before_other = evaluate(model, processor, other, args.other[1], args.bf16) if other else None
     model.add_expert(args.language)
     model.freeze_shared()
     trainer = Seq2SeqTrainer(
@@ -114,7 +129,7 @@ def main() -> None:
         args=Seq2SeqTrainingArguments(
             output_dir=args.output, max_steps=args.steps, per_device_train_batch_size=args.batch,
             learning_rate=args.learning_rate, warmup_steps=args.steps // 10, adam_beta2=0.98, weight_decay=0.0,
-            save_strategy="no", logging_steps=5, use_cpu=not torch.cuda.is_available(), seed=0,
+            save_strategy="no", logging_steps=5, use_cpu=not torch.cuda.is_available(), seed=0, bf16=args.bf16,
         ),
         train_dataset=Clips(train, processor, args.language),
         data_collator=collate,
@@ -123,11 +138,11 @@ def main() -> None:
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    after = evaluate(model, processor, test, args.language)
+    after = evaluate(model, processor, test, args.language, args.bf16)
     print(f"training: {args.steps} steps of {args.batch} clips in {seconds / 60:.1f} min")
     print(f"{args.language}: WER {before[0]:.1f} -> {after[0]:.1f} %, CER {before[1]:.1f} -> {after[1]:.1f} %")
     if other:
-        after_other = evaluate(model, processor, other, args.other[1])
+        after_other = evaluate(model, processor, other, args.other[1], args.bf16)
         same = after_other[2] == before_other[2]
         print(f"{args.other[1]}: WER {before_other[0]:.1f} -> {after_other[0]:.1f} %, transcripts unchanged: {same}")
     example = torch.stack([Clips(test, processor, args.language)[i]["input_features"] for i in range(8)])

@@ -264,9 +264,7 @@ def write_expert(expert: ExpertFile, folder: str | os.PathLike, config: DistilWh
             {"name": expert.name, "language": expert.language, "training": expert.training}, sort_keys=True
         ),
         PREFIX + "geometry": json.dumps(geometry, sort_keys=True),
-        PREFIX + "base": json.dumps(
-            {"model": expert.base_model, "fingerprint": expert.fingerprint}, sort_keys=True
-        ),
+        PREFIX + "base": json.dumps({"model": expert.base_model, "fingerprint": expert.fingerprint}, sort_keys=True),
     }
     tensors = {key: tensor.detach().to("cpu").contiguous() for key, tensor in expert.tensors.items()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".expert-") as beside:

@@ -39,6 +39,9 @@ class DistilWhisperConfig(WhisperConfig):
         gate_init_std: standard deviation of the gate's first layer at the start.
         expert_dropout: dropout on the expert's output, in [0, 1).
         skip_gate_probability: probability, per layer call in training, that the shared path alone is used; in [0, 1).
+        gate_estimator: the gate in training. "soft" is the paper's σ(G + α·n), which a long run with rising noise makes
+            nearly hard; "straight_through" is hard as in evaluation, 1[G + α·n ≥ 0], with the gradient of the soft one,
+            so that a short run trains what evaluation uses.
         expert_routing: "gather" computes each path on the tokens that take it; "dense" computes every loaded expert on
             every token and selects by masks: the same numbers, for `torch.compile` and export.
         translate_token_id: id of `<|translate|>`; rows that carry it take the shared path. None: as in the vocabulary.
@@ -54,12 +57,15 @@ class DistilWhisperConfig(WhisperConfig):
     gate_init_std: float = 0.01
     expert_dropout: float | int = 0.3
     skip_gate_probability: float | int = 0.2
+    gate_estimator: Literal["soft", "straight_through"] = "soft"
     expert_routing: Literal["gather", "dense"] = "gather"
     translate_token_id: int | None = None
     base_model_name_or_path: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.language_experts = {check_expert_name(name): copy.deepcopy(entry) for name, entry in self.language_experts.items()}
+        self.language_experts = {
+            check_expert_name(name): copy.deepcopy(entry) for name, entry in self.language_experts.items()
+        }
         for name in ("gate_dropout", "expert_dropout", "skip_gate_probability"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"Expected `{name}` in [0, 1), got {getattr(self, name)}.")
@@ -127,7 +133,9 @@ def language_code(language: str) -> str:
     code = language.lower().removeprefix("<|").removesuffix("|>")
     code = TO_LANGUAGE_CODE.get(code, code)
     if code not in LANGUAGES:
-        raise ValueError(f"Expected a language that Whisper has a token for, got {language!r}. One of: {list(LANGUAGES)}")
+        raise ValueError(
+            f"Expected a language that Whisper has a token for, got {language!r}. One of: {list(LANGUAGES)}"
+        )
     return code
 
 

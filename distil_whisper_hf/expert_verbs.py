@@ -29,7 +29,6 @@ from .checkpoints import (
     ExpertFileError,
     check_base,
     expert_filename,
-    expert_shapes,
     find_expert,
     fingerprint_base,
     read_expert,
@@ -80,7 +79,9 @@ class ExpertVerbsMixin:
         if language is None and name in LANGUAGES:
             language = name
         elif language is None and name in TO_LANGUAGE_CODE:
-            raise ValueError(f"Expected Whisper's code of the language, got its name {name!r}. Use add_expert({TO_LANGUAGE_CODE[name]!r}).")
+            raise ValueError(
+                f"Expected Whisper's code of the language, got its name {name!r}. Use add_expert({TO_LANGUAGE_CODE[name]!r})."
+            )
         new = {}
         for layer_name, layer in self._expert_layers():
             if not layer.fc1.weight.is_floating_point():
@@ -354,7 +355,8 @@ def _load_config(
     overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
     if config is None or isinstance(config, str | os.PathLike):
         return DistilWhisperConfig.from_pretrained(source if config is None else config, **hub, **overrides)
-    if not isinstance(config, DistilWhisperConfig):
+    # By model type: as remote code the same configuration class can exist twice.
+    if config.model_type != DistilWhisperConfig.model_type:
         base = {**config.to_dict(), "base_model_name_or_path": None if source is None else str(source)}
         base.pop("model_type")
         return DistilWhisperConfig.from_dict({**base, **overrides})

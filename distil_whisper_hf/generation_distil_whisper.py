@@ -101,7 +101,9 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
                 input_features, batch_size, generation_config, config, num_segment_frames, kwargs
             )
         choices = self._expert_choices(expert, batch_size)
-        if getattr(generation_config, "language", None) is None and getattr(generation_config, "is_multilingual", True):
+        if getattr(generation_config, "language", None) is None and getattr(
+            generation_config, "is_multilingual", True
+        ):
             languages = self._languages_of(choices, input_features, generation_config, num_segment_frames, kwargs)
             generation_config.language = languages
         init_tokens = super()._retrieve_init_tokens(

@@ -4,7 +4,7 @@ Multilingual DistilWhisper (arXiv 2311.01070), section 2. For `z`, the output of
 
     CLSR(z) = g(z) · FFN_expert(z) + (1 − g(z)) · FFN_shared(z)
     G(z)    = gate_out(ReLU(gate_in(z)))
-    training:   g = σ(G + α·n),  n ~ N(0, 1)
+    training:   g = σ(G + α·n),  n ~ N(0, 1); or hard, 1[G + α·n ≥ 0], with the gradient of that (straight-through)
     evaluation: g = 1[G ≥ 0], so every token takes exactly one of the two paths
 
 Nothing here knows Whisper: shapes are `(batch, frames, d_model)` for the encoder, `(batch, tokens, d_model)` for the
@@ -163,9 +163,12 @@ class LanguageExperts(nn.ModuleDict):
     shared path. Rows that take no expert are given exactly what `shared` returns for them.
     """
 
-    def __init__(self, experts: dict[str, LanguageExpert], *, skip_probability: float) -> None:
+    def __init__(
+        self, experts: dict[str, LanguageExpert], *, skip_probability: float, straight_through: bool = False
+    ) -> None:
         super().__init__(experts)
         self.skip_probability = skip_probability
+        self.straight_through = straight_through
 
     def forward(
         self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting | None
@@ -184,7 +187,11 @@ class LanguageExperts(nn.ModuleDict):
         logits = expert.gate_logits(hidden_states)
         if gate_noise > 0:
             logits = logits + gate_noise * torch.randn_like(logits)
-        return logits.sigmoid()
+        soft = logits.sigmoid()
+        if not self.straight_through:
+            return soft
+        # Hard in value, soft in gradient.
+        return (logits >= 0).to(soft.dtype) + soft - soft.detach()
 
     def _keep(self) -> bool:
         """The skip-gate's draw for one layer call. From torch's generator, so that gradient checkpointing replays it."""

@@ -3,12 +3,12 @@ import os
 # Before huggingface_hub is imported, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from models import save_whisper, with_experts  # noqa: E402
-from transformers import WhisperForConditionalGeneration  # noqa: E402
+import pytest
+import torch
+from models import save_whisper, with_experts
+from transformers import WhisperForConditionalGeneration
 
 torch.set_num_threads(2)
 

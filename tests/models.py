@@ -89,5 +89,8 @@ def features(batch: int, seed: int = 0, frames: int = FRAMES) -> torch.Tensor:
 
 def prompts(*languages: str, task: int = TRANSCRIBE, text: int = 5) -> torch.Tensor:
     """Decoder input: prompt and `text` arbitrary text tokens, one row per language."""
-    rows = [[START, LANGUAGE[code], task, NO_TIMESTAMPS, *range(300 + row, 300 + row + text)] for row, code in enumerate(languages)]
+    rows = [
+        [START, LANGUAGE[code], task, NO_TIMESTAMPS, *range(300 + row, 300 + row + text)]
+        for row, code in enumerate(languages)
+    ]
     return torch.tensor(rows)

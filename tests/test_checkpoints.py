@@ -87,10 +87,19 @@ def test_several_experts_load_at_once(model, whisper_folder, tmp_path):
 BROKEN = {
     "format": ("expert file of format 1, got 7", {"metadata": {"distil_whisper.format": "7"}}),
     "not ours": ("got a file without a format", {"metadata": {"distil_whisper.format": ""}}),
-    "another name": ("the file holds 'gl'", {"metadata": {"distil_whisper.expert": json.dumps({"name": "gl", "language": "gl", "training": {}})}}),
+    "another name": (
+        "the file holds 'gl'",
+        {"metadata": {"distil_whisper.expert": json.dumps({"name": "gl", "language": "gl", "training": {}})}},
+    ),
     "missing tensor": ("missing: ['decoder.layers.2.fc2.bias']", {"tensors": {"decoder.layers.2.fc2.bias": None}}),
-    "stray tensor": ("not of an expert: ['decoder.layers.9.fc1.bias']", {"tensors": {"decoder.layers.9.fc1.bias": torch.zeros(3)}}),
-    "wrong shape": ("expected encoder.layers.0.fc1.bias as", {"tensors": {"encoder.layers.0.fc1.bias": torch.zeros(97)}}),
+    "stray tensor": (
+        "not of an expert: ['decoder.layers.9.fc1.bias']",
+        {"tensors": {"decoder.layers.9.fc1.bias": torch.zeros(3)}},
+    ),
+    "wrong shape": (
+        "expected encoder.layers.0.fc1.bias as",
+        {"tensors": {"encoder.layers.0.fc1.bias": torch.zeros(97)}},
+    ),
     "integers": ("got torch.int64", {"tensors": {"encoder.layers.0.fc1.bias": torch.zeros(96, dtype=torch.int64)}}),
 }
 
@@ -130,7 +139,11 @@ def test_an_expert_of_other_base_weights_is_refused(saved, tmp_path):
 def test_an_expert_of_another_geometry_is_refused(saved, tmp_path):
     """Silent: an expert of whisper-small on whisper-base."""
     other = save_whisper(tmp_path / "other", decoder_layers=4, encoder_ffn_dim=112)
-    refused(saved, other, "decoder_layers: the model has 4, the expert 3; encoder_ffn_dim: the model has 112, the expert 96")
+    refused(
+        saved,
+        other,
+        "decoder_layers: the model has 4, the expert 3; encoder_ffn_dim: the model has 112, the expert 96",
+    )
 
 
 @pytest.mark.parametrize("name", ["../ca", "a/b", "", ".ca", "ca.b", "shared", "to", "ca\n", "x" * 65])
@@ -253,7 +266,9 @@ def test_a_given_state_dict_is_written_whole(model, tmp_path):
     assert open_model(tmp_path, experts=["gl"]).expert_names == ("gl",)
     model.remove_expert("gl")
     model.save_pretrained(tmp_path)
-    assert {p.name for p in tmp_path.glob("expert.*")} == {f"expert.{n}.safetensors" for n in ("ca", "sc", "ca-medical")}
+    assert {p.name for p in tmp_path.glob("expert.*")} == {
+        f"expert.{n}.safetensors" for n in ("ca", "sc", "ca-medical")
+    }
     assert torch.equal(logits(open_model(tmp_path), "ca"), logits(model, "ca"))
 
 
@@ -291,7 +306,9 @@ def test_configurations_of_old_checkpoints_open_and_save(whisper_folder, tmp_pat
     for path in whisper_folder.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_length": 448, "num_beams": 1, "forced_decoder_ids": None}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"max_length": 448, "num_beams": 1, "forced_decoder_ids": None})
+    )
     model = with_experts(folder, "ca")
     model.generate(features(1), language="ca", max_new_tokens=3)
     model.save_pretrained(tmp_path / "new")

@@ -32,7 +32,9 @@ def test_a_list_of_languages_gives_each_row_its_expert(whisper, model):
 def test_english_names_of_languages_route_too(model):
     """Silent: `language="catalan"` taking the shared path."""
     inputs = features(2)
-    assert torch.equal(model.generate(inputs, language="Catalan", **TOKENS), model.generate(inputs, language="ca", **TOKENS))
+    assert torch.equal(
+        model.generate(inputs, language="Catalan", **TOKENS), model.generate(inputs, language="ca", **TOKENS)
+    )
 
 
 def test_translation_is_whispers(whisper, model):
@@ -78,9 +80,7 @@ def test_an_expert_by_name(model):
     names = ["sc", None, "ca-medical", "shared", "ca"]
     languages = ["it", "gl", "ca", "ca", "ca"]
     by_name = model.generate(inputs, language=languages, expert=names, **TOKENS)
-    alone = [
-        model.generate(inputs[i : i + 1], language=languages[i], expert=names[i], **TOKENS)[0] for i in range(5)
-    ]
+    alone = [model.generate(inputs[i : i + 1], language=languages[i], expert=names[i], **TOKENS)[0] for i in range(5)]
     assert all(torch.equal(by_name[i][: len(alone[i])], alone[i]) for i in range(5))
     by_language = model.generate(inputs, language=languages, **TOKENS)
     assert torch.equal(by_name[[1, 4]], by_language[[1, 4]])
@@ -111,9 +111,7 @@ def test_experts_stay_with_rows_through_temperature_fallback(whisper_folder, mon
 
     monkeypatch.setattr(model.model, "route", spy)
     fallback = model._need_fallback
-    monkeypatch.setattr(
-        model, "_need_fallback", lambda *a, **k: (a[2] in (1, 2) and a[6] == 0.0, False)
-    )
+    monkeypatch.setattr(model, "_need_fallback", lambda *a, **k: (a[2] in (1, 2) and a[6] == 0.0, False))
     assert fallback is not model._need_fallback
     names = ["sc", "gl", None, "ca"]
     model.generate(inputs, language=["it", "gl", "ca", "ca"], expert=names, temperature=(0.0, 0.4), **TOKENS)
@@ -133,7 +131,9 @@ def test_long_audio_keeps_experts_while_the_batch_shrinks(model):
     for row, (language, name) in enumerate(zip(["ca", "gl", "it"], names, strict=True)):
         arguments["attention_mask"] = mask[row : row + 1]
         frames = int(mask[row].sum())
-        alone = model.generate(long[row : row + 1, :, :frames], language=language, expert=name, **arguments)["segments"][0]
+        alone = model.generate(long[row : row + 1, :, :frames], language=language, expert=name, **arguments)[
+            "segments"
+        ][0]
         assert [s["tokens"].tolist() for s in together[row]] == [s["tokens"].tolist() for s in alone]
 
 
@@ -163,7 +163,12 @@ def test_marks_are_read_back():
 
 def test_word_timestamps(whisper, model):
     """Silent: cross-attention lost or reordered when experts are on."""
-    arguments = {"return_token_timestamps": True, "return_timestamps": True, "attention_mask": torch.ones(3, FRAMES, dtype=torch.long), **TOKENS}
+    arguments = {
+        "return_token_timestamps": True,
+        "return_timestamps": True,
+        "attention_mask": torch.ones(3, FRAMES, dtype=torch.long),
+        **TOKENS,
+    }
     ours = model.generate(features(3), language=["en", "ca", "es"], **arguments)
     plain = whisper.generate(features(3), language=["en", "ca", "es"], **arguments)
     model.set_attn_implementation("sdpa")

@@ -31,6 +31,7 @@ CORE_ARROW: dict[str, set[str]] = {
     "checkpoints": {"configuration_distil_whisper"},
     "generation_distil_whisper": {"configuration_distil_whisper"},
     "pipeline_distil_whisper": {"configuration_distil_whisper"},
+    "layers_distil_whisper": {"configuration_distil_whisper", "language_experts"},
     "expert_verbs": {"checkpoints", "configuration_distil_whisper", "generation_distil_whisper"},
     "modeling_distil_whisper": {
         "checkpoints",
@@ -38,6 +39,7 @@ CORE_ARROW: dict[str, set[str]] = {
         "expert_verbs",
         "generation_distil_whisper",
         "language_experts",
+        "layers_distil_whisper",
         "pipeline_distil_whisper",
         "tokenization_distil_whisper",
     },

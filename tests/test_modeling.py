@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from models import END, FRAMES, LANGUAGE, NO_TIMESTAMPS, START, TRANSCRIBE, TRANSLATE, features, prompts, save_whisper, with_experts
+from models import (
+    END,
+    FRAMES,
+    LANGUAGE,
+    NO_TIMESTAMPS,
+    START,
+    TRANSCRIBE,
+    TRANSLATE,
+    features,
+    prompts,
+    save_whisper,
+    with_experts,
+)
 from torch.nn.functional import gelu
 from transformers import AutoConfig, AutoModel, AutoModelForSpeechSeq2Seq, WhisperForConditionalGeneration
 
@@ -29,7 +41,9 @@ def test_a_plain_checkpoint_equals_whisper_bit_for_bit(tmp_path, kind, dtype, at
     inputs = torch.randn(3, KINDS[kind].get("num_mel_bins", 80), FRAMES).to(dtype)
     tokens = torch.randint(0, 50000, (3, 7))
     with torch.no_grad():
-        assert torch.equal(plain(inputs, decoder_input_ids=tokens).logits, ours(inputs, decoder_input_ids=tokens).logits)
+        assert torch.equal(
+            plain(inputs, decoder_input_ids=tokens).logits, ours(inputs, decoder_input_ids=tokens).logits
+        )
     assert torch.equal(
         plain.generate(inputs, max_new_tokens=6, is_multilingual=kind != "english-only"),
         ours.generate(inputs, max_new_tokens=6, is_multilingual=kind != "english-only"),
@@ -48,11 +62,17 @@ def test_rows_without_an_expert_equal_whisper_bit_for_bit(whisper, model, routin
     model.config.expert_routing = routing
     inputs, tokens = features(3), prompts("en", "es", "it")
     with torch.no_grad():
-        assert torch.equal(whisper(inputs, decoder_input_ids=tokens).logits, model(inputs, decoder_input_ids=tokens).logits)
+        assert torch.equal(
+            whisper(inputs, decoder_input_ids=tokens).logits, model(inputs, decoder_input_ids=tokens).logits
+        )
         tokens = prompts("ca", "gl", "ca", task=TRANSLATE)
-        assert torch.equal(whisper(inputs, decoder_input_ids=tokens).logits, model(inputs, decoder_input_ids=tokens).logits)
+        assert torch.equal(
+            whisper(inputs, decoder_input_ids=tokens).logits, model(inputs, decoder_input_ids=tokens).logits
+        )
         start = torch.full((3, 1), START)
-        assert torch.equal(whisper(inputs, decoder_input_ids=start).logits, model(inputs, decoder_input_ids=start).logits)
+        assert torch.equal(
+            whisper(inputs, decoder_input_ids=start).logits, model(inputs, decoder_input_ids=start).logits
+        )
 
 
 @pytest.mark.parametrize("routing", ["gather", "dense"])
@@ -184,7 +204,9 @@ def test_soft_mixture_follows_its_equation(model, routing):
     for expert in layer.language_experts.values():
         expert.gate_dropout = expert.expert_dropout = 0.0
     z = torch.randn(3, 20, 64, generator=torch.Generator().manual_seed(2))
-    output, gates = layer.language_experts(z, layer.shared_feed_forward, model.model._routing(torch.tensor([1, -1, 0]), 0.0))
+    output, gates = layer.language_experts(
+        z, layer.shared_feed_forward, model.model._routing(torch.tensor([1, -1, 0]), 0.0)
+    )
     for row, name in ((0, "gl"), (2, "ca")):
         expert = layer.language_experts[name]
         g = torch.sigmoid((z[row] @ expert.gate_in.weight.T + expert.gate_in.bias).relu() @ expert.gate_out.weight[0])
@@ -199,7 +221,9 @@ def test_only_experts_in_the_batch_get_gradients(model, checkpointing):
     """Silent: frozen weights that train, or gate values cut off from their gradient by gradient checkpointing."""
     model.train()
     model.freeze_shared()
-    assert {k for k, p in model.named_parameters() if p.requires_grad} == {k for k, _ in model.named_parameters() if is_expert_key(k)}
+    assert {k for k, p in model.named_parameters() if p.requires_grad} == {
+        k for k, _ in model.named_parameters() if is_expert_key(k)
+    }
     if checkpointing:
         model.gradient_checkpointing_enable()
     torch.manual_seed(3)
@@ -246,7 +270,9 @@ def test_the_loss_is_whispers_and_sums_over_accumulated_batches(whisper, model):
         expected = whisper(features(3), labels=labels).loss
         assert torch.equal(model(features(3), labels=labels).loss, expected)
         parts = [
-            model(features(3)[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=int((labels != -100).sum())).loss
+            model(
+                features(3)[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=int((labels != -100).sum())
+            ).loss
             for i in range(3)
         ]
     torch.testing.assert_close(sum(parts), expected, atol=1e-5, rtol=1e-5)
@@ -300,7 +326,9 @@ def test_auto_classes_open_our_checkpoints(model, tmp_path):
     assert type(head) is DistilWhisperForConditionalGeneration and head.expert_names == ("gl",)
     assert type(bare) is DistilWhisperModel and set(bare.expert_names) == {"ca", "gl", "sc", "ca-medical"}
     with torch.no_grad():
-        expected = model(features(1), decoder_input_ids=prompts("gl"), output_hidden_states=True).decoder_hidden_states[-1]
+        expected = model(
+            features(1), decoder_input_ids=prompts("gl"), output_hidden_states=True
+        ).decoder_hidden_states[-1]
         found = bare(features(1), decoder_input_ids=prompts("gl")).last_hidden_state
     assert torch.equal(found, expected)
 
@@ -313,4 +341,3 @@ def test_the_dense_form_compiles_whole(model):
         expected = model(inputs, decoder_input_ids=tokens).logits
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(inputs, decoder_input_ids=tokens).logits, expected, atol=1e-5, rtol=1e-4)
-

@@ -1,0 +1,124 @@
+"""The two layers: Whisper's, with language experts behind their feed-forward network, which keeps its names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
+
+from .configuration_distil_whisper import DistilWhisperConfig
+from .language_experts import ExpertRouting, LanguageExpert, LanguageExperts
+
+
+class _FeedForwardExpertsMixin:
+    """What the two layers add to Whisper's: experts beside `fc1` and `fc2`."""
+
+    def _init_experts(self, config: DistilWhisperConfig) -> None:
+        self.language_experts = LanguageExperts(
+            {name: self.new_expert(config) for name in config.language_experts},
+            skip_probability=config.skip_gate_probability,
+            straight_through=config.gate_estimator == "straight_through",
+        )
+
+    def new_expert(self, config: DistilWhisperConfig) -> LanguageExpert:
+        return LanguageExpert(
+            config.d_model,
+            self.fc1.out_features,
+            gate_dim=config.gate_dim,
+            activation=ACT2FN[config.activation_function],
+            activation_dropout=config.activation_dropout,
+            expert_dropout=config.expert_dropout,
+            gate_dropout=config.gate_dropout,
+            gate_init_std=config.gate_init_std,
+        )
+
+    def shared_feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Whisper's own path, operation for operation: `(…, d_model)` -> `(…, d_model)`."""
+        hidden_states = self.activation_fn(self.fc1(hidden_states))
+        hidden_states = nn.functional.dropout(hidden_states, p=self.activation_dropout, training=self.training)
+        hidden_states = self.fc2(hidden_states)
+        return nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+
+
+class DistilWhisperEncoderLayer(_FeedForwardExpertsMixin, WhisperEncoderLayer):
+    """An encoder layer: `(batch, frames, d_model)` -> the same."""
+
+    def __init__(self, config: DistilWhisperConfig) -> None:
+        super().__init__(config)
+        self._init_experts(config)
+
+    # Adapted from transformers 5.23 WhisperEncoderLayer.forward; only the feed-forward path differs.
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        routing: ExpertRouting | None = None,
+        output_gate_values: bool | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.self_attn_layer_norm(hidden_states)
+        hidden_states, _ = self.self_attn(hidden_states=hidden_states, attention_mask=attention_mask, **kwargs)
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        hidden_states = residual + hidden_states
+
+        residual = hidden_states
+        hidden_states = self.final_layer_norm(hidden_states)
+        hidden_states, _ = self.language_experts(hidden_states, self.shared_feed_forward, routing)
+        hidden_states = residual + hidden_states
+
+        if hidden_states.dtype == torch.float16:
+            clamp_value = torch.finfo(hidden_states.dtype).max - 1000
+            hidden_states = torch.clamp(hidden_states, min=-clamp_value, max=clamp_value)
+        return hidden_states
+
+
+class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
+    """A decoder layer: `(batch, tokens, d_model)` -> the same."""
+
+    def __init__(self, config: DistilWhisperConfig, layer_idx: int | None = None) -> None:
+        super().__init__(config, layer_idx)
+        self._init_experts(config)
+
+    # Adapted from transformers 5.23 WhisperDecoderLayer.forward; only the feed-forward path differs.
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = True,
+        routing: ExpertRouting | None = None,
+        output_gate_values: bool | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.self_attn_layer_norm(hidden_states)
+        hidden_states, _ = self.self_attn(
+            hidden_states, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
+        )
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        hidden_states = residual + hidden_states
+
+        if encoder_hidden_states is not None:
+            residual = hidden_states
+            hidden_states = self.encoder_attn_layer_norm(hidden_states)
+            hidden_states, _ = self.encoder_attn(
+                hidden_states,
+                key_value_states=encoder_hidden_states,
+                attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+            hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+            hidden_states = residual + hidden_states
+
+        residual = hidden_states
+        hidden_states = self.final_layer_norm(hidden_states)
+        hidden_states, _ = self.language_experts(hidden_states, self.shared_feed_forward, routing)
+        return residual + hidden_states
