@@ -612,3 +612,123 @@ def test_saved_folders_need_no_remote_code(pipe: DistilWhisperASRPipeline, tmp_p
     assert config["model_type"] == "distilwhisper"
     assert not {"custom_pipelines", "auto_map"} & config.keys()
     assert not list(tmp_path.glob("*.py"))
+
+
+# --- Real weights and real speech ---
+
+
+def _real_folder(variable: str) -> Path:
+    if variable not in os.environ:
+        pytest.skip(f"{variable} is not set")
+    return Path(os.environ[variable])
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[DistilWhisperASRPipeline, AutomaticSpeechRecognitionPipeline]:
+    """Ours and the stock pipeline, on the same real whisper-base."""
+    base = _real_folder("DISTIL_WHISPER_REAL_BASE")
+    whisper = WhisperForConditionalGeneration.from_pretrained(base)
+    processor = WhisperProcessor.from_pretrained(base)
+    parts = (processor.feature_extractor, processor.tokenizer)
+    options = {"num_beams": 1, "max_new_tokens": 100, "device": "cpu"}
+    ours = DistilWhisperASRPipeline(stand_in(whisper), *parts, **options)
+    return ours, AutomaticSpeechRecognitionPipeline(whisper, *parts, **options)
+
+
+@pytest.fixture(scope="module")
+def speech() -> dict[str, str]:
+    """Real clips by name."""
+    folder = _real_folder("DISTIL_WHISPER_REAL_SPEECH")
+    paths = {
+        "ca": folder / "gcompris-ca" / "audio" / "intro_2clic.ogg",
+        "en": folder / "asterisk-en" / "audio" / "agent-alreadyon.ogg",
+        "pl": folder / "artikulate-pl",
+    }
+    with open(paths["pl"] / "metadata.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "sentence" and row["suspect"] == "0"]
+    paths["pl"] = paths["pl"] / max(rows, key=lambda row: float(row["duration"]))["file_name"]
+    return {name: str(path) for name, path in paths.items()}
+
+
+def waveform(path: str) -> np.ndarray:
+    return soundfile.read(path, dtype="float32")[0]
+
+
+def long_clip(speech: dict[str, str]) -> np.ndarray:
+    """A little more than 30 s, of several English prompts."""
+    clip = np.zeros(0, np.float32)
+    for file in sorted(Path(speech["en"]).parent.glob("[ac]*.ogg")):
+        if len(clip) < 32 * RATE:
+            clip = np.concatenate([clip, waveform(str(file))])
+    assert len(clip) > 32 * RATE
+    return clip
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "options", [{"return_timestamps": True}, {"return_timestamps": "word"}, {"return_language": True}], ids=str
+)
+def test_real_speech_equals_the_stock_pipeline(real: Any, speech: dict[str, str], options: dict[str, Any]) -> None:
+    """Silent failure: text, times or languages differ from Whisper's on speech, where tones do not show it."""
+    ours, stock = real
+    paths = list(speech.values())
+    clips = [waveform(path) for path in paths]
+    expected = [stock(clip, **options) for clip in clips]
+    assert all(transcript["text"] for transcript in expected)
+    assert [ours(path, **options) for path in paths] == expected
+    if options == {"return_timestamps": "word"}:
+        # Whisper aligns a row together with the padding behind its tokens, so that times shift a little in batches.
+        in_batch = stock(clips, batch_size=3, **options)
+        assert largest_shift(in_batch, expected) < 0.1
+        expected = in_batch
+    assert ours(paths, batch_size=3, **options) == expected
+
+
+def largest_shift(transcripts: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
+    """By how many s the times of the same words differ at most."""
+    words, same_words = (
+        [word for transcript in side for word in transcript["chunks"]] for side in (transcripts, others)
+    )
+    assert [word["text"] for word in words] == [word["text"] for word in same_words]
+    times, other_times = (np.array([word["timestamp"] for word in side]) for side in (words, same_words))
+    return float(np.abs(times - other_times).max())
+
+
+@pytest.mark.real
+def test_real_mixed_languages(real: Any, speech: dict[str, str]) -> None:
+    """Silent failure: in a batch of several languages, clips are transcribed in each other's."""
+    ours, stock = real
+    expected = [stock(waveform(path), language=language)["text"] for language, path in speech.items()]
+    transcripts = ours(list(speech.values()), language=list(speech), batch_size=2, return_language=True)
+    assert [transcript["text"] for transcript in transcripts] == expected
+    languages = [transcript["chunks"][0]["language"] for transcript in transcripts]
+    assert languages == ["catalan", "english", "polish"]
+    assert ours(speech["ca"], language="en")["text"] != expected[0]
+
+
+@pytest.mark.real
+def test_real_long_audio(real: Any, speech: dict[str, str]) -> None:
+    """Silent failure: a long clip is cut at 30 s, or decoded otherwise in a batch with short ones."""
+    ours, stock = real
+    clip = long_clip(speech)
+    inputs, languages = [clip, *speech.values()], ["en", *speech]
+    waveforms = [clip, *(waveform(path) for path in speech.values())]
+
+    expected = [
+        stock(audio, language=language, return_timestamps="word")
+        for audio, language in zip(waveforms, languages, strict=True)
+    ]
+    transcripts = ours(inputs, language=languages, batch_size=4, return_timestamps="word")
+    assert [transcript["text"] for transcript in transcripts] == [transcript["text"] for transcript in expected]
+    assert largest_shift(transcripts, expected) < 0.1
+    assert expected[0]["chunks"][-1]["timestamp"][0] > 30
+    assert ours(clip, language="en", return_timestamps="word") == expected[0]
+
+    chunked = {"chunk_length_s": 25, "return_timestamps": True}
+    assert ours(inputs[:2], language=["en", "ca"], batch_size=2, **chunked) == [
+        stock(clip, language="en", **chunked),
+        stock(waveforms[1], language="ca", **chunked),
+    ]
+    detected = ours([clip, speech["en"]], language=[None, "en"], batch_size=2, return_language=True)
+    assert detected[0]["text"] == stock(clip, return_timestamps=True)["text"]
+    assert {chunk["language"] for transcript in detected for chunk in transcript["chunks"]} == {"english"}
