@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real: needs real weights or real speech, named by environment variables")
+
+
+def _folder(variable: str) -> Path:
+    if variable not in os.environ:
+        pytest.skip(f"{variable} is not set")
+    return Path(os.environ[variable])
+
+
+@pytest.fixture(scope="session")
+def real_base() -> Path:
+    """Folder of the real multilingual whisper-base."""
+    return _folder("DISTIL_WHISPER_REAL_BASE")
+
+
+@pytest.fixture(scope="session")
+def real_speech() -> Path:
+    """Folder of audio folders with real speech."""
+    return _folder("DISTIL_WHISPER_REAL_SPEECH")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from tiny import tiny_tokenizer
+
+    return tiny_tokenizer()
