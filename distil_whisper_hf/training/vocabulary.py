@@ -138,7 +138,7 @@ def _check_same_text(student: Mapping[str, int], teacher: Mapping[str, int]) -> 
     different = [token for token, i in ours.items() if theirs.get(token) != i]
     different += [token for token in theirs if token not in ours]
     if different:
-        first = different[0]
+        first = min(different, key=lambda token: ours.get(token, theirs.get(token)))
         raise ValueError(
             f"Student and teacher split text differently: {len(ours)} and {len(theirs)} text tokens (multilingual "
             f"Whisper has 50257, English-only 50256), {len(different)} of them not alike, such as {first!r} (student "
