@@ -40,26 +40,21 @@ class StoredAudio:
     column: str
 
     def fetch(self) -> str | bytes:
-        """The bytes of the clip, or the path of its file where the table holds no bytes."""
+        """The bytes of the clip, or the path of its file where the table holds no bytes.
+
+        Raises:
+            AudioError: the row has neither.
+        """
         value = self.table[self.row][self.column]
-        return stored_value(value, where=f"row {self.row}")
+        if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
+            raise AudioError(f"Expected undecoded audio with bytes or a path in {self}, got {type(value).__name__}.")
+        return value["bytes"] or value["path"]
 
     def __str__(self) -> str:
         return f"row {self.row}"
 
 
 AudioSource: TypeAlias = str | bytes | StoredAudio
-
-
-def stored_value(value: object, *, where: str) -> str | bytes:
-    """Path or bytes in an undecoded audio value.
-
-    Raises:
-        AudioError: the value is not `{"bytes": …, "path": …}` with one of them given.
-    """
-    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-        raise AudioError(f"Expected undecoded audio with bytes or a path in {where}, got {type(value).__name__}.")
-    return value["bytes"] or value["path"]
 
 
 def audio_seconds(source: AudioSource) -> float:

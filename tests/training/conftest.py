@@ -32,6 +32,15 @@ def real_speech() -> Path:
     return _folder("DISTIL_WHISPER_REAL_SPEECH")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def dataset_cache(tmp_path_factory) -> None:
+    """Keeps what the datasets library writes out of the home folder."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    datasets.disable_progress_bars()
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     from tiny import tiny_tokenizer
