@@ -59,10 +59,10 @@ class ScreeningReport:
         return {reason: found[reason] for reason in REASONS if found[reason]}
 
     def summary(self) -> str:
-        """One line, such as "812 clips (1.3 h); left out 5: 3 unreadable, 2 too_long"."""
+        """One line, such as "812 clips (1.31 h); left out 5: 3 unreadable, 2 too_long"."""
         parts = ", ".join(f"{number} {reason}" for reason, number in self.counts().items())
         left_out = f"; left out {len(self.rejections)}: {parts}" if self.rejections else "; left out none"
-        return f"{self.kept} clips ({self.seconds / 3600:.1f} h){left_out}"
+        return f"{self.kept} clips ({self.seconds / 3600:.2f} h){left_out}"
 
     def save(self, path: str | Path) -> None:
         """Write one JSON object (id, reason, detail) for each clip left out."""

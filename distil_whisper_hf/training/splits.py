@@ -101,7 +101,8 @@ def split_clips(clips: Sequence[Clip], *, by: SplitBy, dev: float, test: float, 
     if empty:
         raise ValueError(
             f"{len(clips)} clips fall into {len(groups)} groups by {by}, which leaves {' and '.join(empty)} empty. "
-            "Split by something finer (speaker, text, clip), or take smaller shares."
+            "Split by something finer (speaker, text, clip), or take smaller shares; clips with the same audio "
+            "(copies of one silent file, say) join the groups that they are in."
         )
     return Splits(**{name: sorted(members, key=lambda clip: order[id(clip)]) for name, members in sets.items()})
 
