@@ -85,7 +85,7 @@ class RowReader:
         Raises:
             ValueError: no language, neither in the row nor for all rows, or votes that are not whole numbers.
         """
-        value = {field: _string(row.get(name)) for field, name in asdict(self.columns).items() if name is not None}
+        value = {field: _string(row.get(name)) for field, name in vars(self.columns).items() if name is not None}
         language = self.language or value.get("language")
         if not language:
             raise ValueError(

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 from tokenizers import Tokenizer
 from transformers import WhisperTokenizer
 
+from .vocabulary import END_OF_TEXT, ENGLISH_ONLY_TEXT_TOKENS
+
 Task = Literal["transcribe", "translate"]
 LeadingSpace = Literal["as_whisper", "never"]
 
@@ -32,6 +34,9 @@ class LabelBuilder:
             itself does. "never" is what most fine-tuning scripts do, and the original DistilWhisper: the first word is
             then a token that the model all but excludes (9 nats instead of 1 for whisper-base, a third of the loss of
             a sentence), so that training first unlearns how Whisper begins.
+
+    Raises:
+        ValueError: an unknown choice, or a tokenizer that is not a multilingual Whisper's.
     """
 
     def __init__(
@@ -44,7 +49,12 @@ class LabelBuilder:
             raise ValueError(f"leading_space must be one of {known}, got {leading_space!r}.")
         self._ids = tokenizer.get_vocab()
         self._task = [self._id(f"<|{task}|>"), self._id("<|notimestamps|>")]
-        self._end = self._id("<|endoftext|>")
+        self._end = self._id(END_OF_TEXT)
+        if self._end == ENGLISH_ONLY_TEXT_TOKENS:
+            raise ValueError(
+                f"Expected a multilingual tokenizer, got an English-only one ({self._end} text tokens), "
+                "whose prompt names no language. Take the multilingual model of the same size."
+            )
         self._unspaced = _UNSPACED if leading_space == "as_whisper" else None
         self._text = _plain_text_tokenizer(tokenizer)
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 END_OF_TEXT = "<|endoftext|>"
+MULTILINGUAL_TEXT_TOKENS = 50257
+ENGLISH_ONLY_TEXT_TOKENS = 50256
 
 # One token, two spellings: checkpoints before large-v3 and those from it on.
 _RESPELLED = {"<|nocaptions|>": "<|nospeech|>", "<|nospeech|>": "<|nocaptions|>"}
@@ -141,8 +143,9 @@ def _check_same_text(student: Mapping[str, int], teacher: Mapping[str, int]) -> 
         first = min(different, key=lambda token: ours.get(token, theirs.get(token)))
         raise ValueError(
             f"Student and teacher split text differently: {len(ours)} and {len(theirs)} text tokens (multilingual "
-            f"Whisper has 50257, English-only 50256), {len(different)} of them not alike, such as {first!r} (student "
-            f"id {student.get(first)}, teacher id {teacher.get(first)}). Take a teacher of the student's kind."
+            f"Whisper has {MULTILINGUAL_TEXT_TOKENS}, English-only {ENGLISH_ONLY_TEXT_TOKENS}), {len(different)} of "
+            f"them not alike, such as {first!r} (student id {student.get(first)}, teacher id {teacher.get(first)}). Take a "
+            "teacher of the student's kind."
         )
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, WhisperFeatureExtractor
+from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from distil_whisper_hf.training.audio import read_audio
 from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.features import log_mel
 from distil_whisper_hf.training.labels import LabelBuilder
+from distil_whisper_hf.training.losses import cross_entropy, distillation
 from distil_whisper_hf.training.manifests import read_folder
 from distil_whisper_hf.training.screening import Screen, screen_clips
 from distil_whisper_hf.training.speech_datasets import RowMaker, SpeechDataset
@@ -73,6 +74,25 @@ def test_splits_of_real_speech(real_speech: Path, labels: LabelBuilder) -> None:
             assert "the text of 0 of" in splits.report()
         else:
             assert "the speaker of 0 of" in splits.report()
+
+
+def test_the_loss_of_a_real_batch_is_whispers(real_speech: Path, real_base: Path, labels: LabelBuilder) -> None:
+    """Prevents labels shifted by one or a wrong prompt: real speech would then be as unlikely as noise."""
+    extractor = WhisperFeatureExtractor.from_pretrained(real_base)
+    kept, _ = screen_clips(
+        read_folder(real_speech / "asterisk-en", where={"suspect": "0"})[40:], Screen(labels), limit=5
+    )
+    dataset = SpeechDataset(kept, RowMaker(extractor))
+    batch = SpeechCollator(labels)([dataset[i] for i in range(5)])
+    model = WhisperForConditionalGeneration.from_pretrained(real_base).eval()
+    with torch.no_grad():
+        output = model(input_features=batch["input_features"], labels=batch["labels"])
+    loss = cross_entropy(output.logits, batch["labels"], label_smoothing=0.0)
+    assert loss.item() == pytest.approx(output.loss.item(), rel=1e-5)
+    assert loss.item() < 1.5
+    js = distillation(output.logits, output.logits, batch["labels"], divergence="js", temperature=1.0)
+    assert abs(js.item()) < 1e-5
+    print(f"\ncross-entropy of five English prompts under whisper-base: {loss.item():.3f} nats")
 
 
 def test_how_fast_one_core_reads(real_speech: Path, real_base: Path, labels: LabelBuilder) -> None:

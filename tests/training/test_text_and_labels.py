@@ -112,6 +112,20 @@ def test_unknown_languages_tasks_and_spaces_are_named(tokenizer) -> None:
         LabelBuilder(tokenizer, leading_space="always")
 
 
+def test_an_english_only_tokenizer_is_refused(tokenizer) -> None:
+    """Prevents prompts with <|en|> for a model that has the token and never saw it."""
+    vocabulary = {token: i - (i >= 50257) for token, i in tokenizer.get_vocab().items()}
+
+    class EnglishOnly:
+        backend_tokenizer = tokenizer.backend_tokenizer
+
+        def get_vocab(self) -> dict[str, int]:
+            return vocabulary
+
+    with pytest.raises(ValueError, match="got an English-only one"):
+        LabelBuilder(EnglishOnly())
+
+
 @pytest.mark.real
 def test_labels_of_the_real_tokenizer_are_those_of_transformers(real_base) -> None:
     """Prevents a private copy of the tokenizer that splits words otherwise than the real one."""
