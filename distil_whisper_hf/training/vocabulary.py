@@ -144,8 +144,8 @@ def _check_same_text(student: Mapping[str, int], teacher: Mapping[str, int]) -> 
         raise ValueError(
             f"Student and teacher split text differently: {len(ours)} and {len(theirs)} text tokens (multilingual "
             f"Whisper has {MULTILINGUAL_TEXT_TOKENS}, English-only {ENGLISH_ONLY_TEXT_TOKENS}), {len(different)} of "
-            f"them not alike, such as {first!r} (student id {student.get(first)}, teacher id {teacher.get(first)}). Take "
-            "a teacher of the student's kind."
+            f"them not alike, such as {first!r} (student id {student.get(first)}, teacher id {teacher.get(first)}). "
+            "Take a teacher of the student's kind."
         )
 
 

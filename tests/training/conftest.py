@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real: needs real weights or real speech, named by environment variables")
 
 
 def _folder(variable: str) -> Path:

@@ -91,7 +91,7 @@ def test_the_cache_keeps_kinds_of_features_apart(tmp_path) -> None:
     cache.put("ab" * 16, tiny_feature_extractor(), log_mel(tone(1.0), tiny_feature_extractor()), 50)
     for other in (tiny_feature_extractor(128), WhisperFeatureExtractor(chunk_length=20)):
         assert cache.get("ab" * 16, other) is None
-    with pytest.raises(ValueError, match="without dither for a cache, got dither 0.1"):
+    with pytest.raises(ValueError, match=r"without dither for a cache, got dither 0\.1"):
         cache.put("ab" * 16, WhisperFeatureExtractor(dither=0.1), np.zeros((80, 3), np.float32), 1)
 
 
