@@ -122,7 +122,7 @@ def normalize_unicode(text: str, language: str | None = None) -> str:
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
     if language is not None and language_code(language) in _DOTLESS_I_LANGUAGES:
         text = text.translate(_DOTLESS_I)
-    # Folding can undo a composition, and composing can uncover a letter to fold: hence both twice, as in NFKC_Casefold.
+    # Folding can undo a composition, and composing can uncover a letter to fold: both twice, as in NFKC_Casefold.
     for _ in range(2):
         text = unicodedata.normalize("NFKC", text.casefold())
     text = text.translate(_APOSTROPHES)  # NFKC can bring one about, as from the Greek numeral sign
@@ -172,7 +172,7 @@ def get_normalizer(
     if name == "english":
         if language is not None and language_code(language) != "en":
             raise ValueError(
-                f"the 'english' normalizer rewrites English numbers and contractions, but the language is {language!r}: "
+                f"the 'english' normalizer rewrites English contractions and numbers, the language is {language!r}: "
                 "use 'unicode' or 'basic'"
             )
         from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
