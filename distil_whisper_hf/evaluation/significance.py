@@ -1,6 +1,6 @@
-"""Tests between two systems on the same utterances or two groups of speakers, and the correction for many of them.
+"""Tests between two systems on the same utterances, and the correction of p-values for many comparisons.
 
-As in `uncertainty`, what is resampled, flipped or exchanged is a cluster: all utterances of one speaker.
+As in `uncertainty`, what is resampled or exchanged is a cluster: all utterances of one speaker.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,6 @@ from .metrics import Metric, Untranscribed, UtteranceScore, scored_utterances
 from .uncertainty import (
     DEFAULT_RESAMPLING,
     Average,
-    Clusters,
     Floats,
     Interval,
     Resampling,
@@ -129,33 +128,6 @@ def sign_flip_p_value(differences: Floats, *, rng: np.random.Generator, resample
         signs = 1.0 - 2.0 * rng.integers(2, size=(size, clusters), dtype=np.int8)
         extreme += int((np.abs(signs @ differences) >= threshold).sum())
     return (1 + extreme) / (1 + resamples), False
-
-
-def label_permutation_p_value(
-    first: Clusters, second: Clusters, *, rng: np.random.Generator, resamples: int = 10_000
-) -> float:
-    """Two-sided p-value of the difference of two groups when speakers are assigned to groups at random.
-
-    Its hypothesis is that errors of both groups have one distribution, which is more than equal rates.
-    """
-    columns = np.stack(
-        [
-            np.concatenate([first.numerators, second.numerators]),
-            np.concatenate([first.denominators, second.denominators]),
-        ],
-        axis=1,
-    )
-    total = columns.sum(axis=0)
-    observed = abs(second.ratio - first.ratio)
-    members = np.arange(len(columns)) < len(second)
-    extreme, rows = 0, max(1, _CHUNK // len(columns))
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        sums = rng.permuted(np.tile(members, (size, 1)), axis=1) @ columns
-        rest = total - sums
-        difference = np.abs(sums[:, 0] / sums[:, 1] - rest[:, 0] / rest[:, 1])
-        extreme += int((difference >= observed * (1 - 1e-9)).sum())
-    return (1 + extreme) / (1 + resamples)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from .metrics import Metric, UtteranceScore
 
 Floats: TypeAlias = NDArray[np.float64]
 Average = Literal["pooled", "macro"]
-ClusterUnit = Literal["speaker", "utterance"]
+ClusterUnit = Literal["speaker", "utterance", "language"]
 IntervalMethod = Literal["studentized", "percentile"]
 
 # Share of nominal 95 % intervals that cover the true rate, of 1000 simulated data sets (12 utterances a speaker; mean
@@ -36,7 +36,7 @@ TOO_FEW_CLUSTERS = 5
 _CHUNK = 4_000_000
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, choices))}")
 
@@ -98,7 +98,7 @@ class Resampling:
             raise ValueError(f"level must lie between 0 and 1, such as 0.95, got {self.level}")
         if self.resamples < 100:
             raise ValueError(f"quantiles need at least 100 resamples, got {self.resamples}")
-        _check_choice("method", self.method, get_args(IntervalMethod))
+        check_choice("method", self.method, get_args(IntervalMethod))
 
 
 DEFAULT_RESAMPLING = Resampling()
@@ -127,7 +127,7 @@ def make_clusters(
     length is not positive (leave out utterances with an empty reference: `scored_utterances`), and when fewer than two
     clusters remain.
     """
-    _check_choice("average", average, get_args(Average))
+    check_choice("average", average, get_args(Average))
     errors, lengths = np.asarray(errors, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
     if errors.ndim != 1 or errors.shape != lengths.shape:
         raise ValueError(
@@ -157,10 +157,11 @@ def make_clusters(
     if average == "macro":
         numerators, denominators = numerators / denominators, np.ones(len(index))
     names = tuple(name if kind == 0 else f"utterance {name}" for kind, name in index)
-    return Clusters(numerators, denominators, names, unit, len(errors), _cluster_warnings(len(index), unknown, unit))
+    return Clusters(numerators, denominators, names, unit, len(errors), cluster_warnings(len(index), unknown, unit))
 
 
-def _cluster_warnings(clusters: int, unknown: int, unit: ClusterUnit) -> tuple[str, ...]:
+def cluster_warnings(clusters: int, unknown: int, unit: ClusterUnit) -> tuple[str, ...]:
+    """What to print beside a figure about so few clusters, or with so many utterances of unknown speakers."""
     warnings = []
     if unit == "utterance":
         warnings.append("Speakers are unknown: utterances were resampled, and the interval is likely too narrow.")
@@ -193,7 +194,7 @@ class _Replicates:
 
     def t_values(self) -> Floats:
         """Deviations in standard errors; resamples of one cluster only have none and are left out."""
-        usable = np.isfinite(self.values) & np.isfinite(self.variances) & (self.variances > 1e-9 * self.variance)
+        usable = np.isfinite(self.values) & np.isfinite(self.variances) & (self.variances > 0)
         return (self.values[usable] - self.estimate) / np.sqrt(self.variances[usable])
 
 
@@ -217,14 +218,17 @@ def _replicate(clusters: Clusters, resampling: Resampling, *, rng: np.random.Gen
     observed = columns.sum(axis=0, keepdims=True)
     resampled = [counts @ columns for counts in _resample_counts(len(clusters), resampling.resamples, rng)]
     sums = np.concatenate([observed, *resampled]).T
-    ratio = sums[0] / sums[1]
-    variance = np.maximum(sums[2] - 2 * ratio * sums[3] + ratio**2 * sums[4], 0) / sums[1] ** 2
-    variance *= len(clusters) / (len(clusters) - 1)
-    if log:
-        with np.errstate(divide="ignore", invalid="ignore"):
+    # A group without a single error has no logarithm: it becomes infinite or nan here and is dealt with by `_limits`.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = sums[0] / sums[1]
+        squares = sums[2] - 2 * ratio * sums[3] + ratio**2 * sums[4]
+        # What rounding leaves of equal clusters must not pass for variation.
+        squares = np.where(squares > 1e-12 * (sums[2] + ratio**2 * sums[4]), squares, 0.0)
+        variance = len(clusters) / (len(clusters) - 1) * squares / sums[1] ** 2
+        if log:
             ratio, variance = np.log(ratio), variance / ratio**2
-    else:
-        ratio, variance = 100 * ratio, 1e4 * variance
+        else:
+            ratio, variance = 100 * ratio, 1e4 * variance
     return _Replicates(float(ratio[0]), float(variance[0]), ratio[1:], variance[1:])
 
 
@@ -234,7 +238,7 @@ def _limits(replicates: _Replicates, resampling: Resampling, *, clusters: int) -
         return np.nan, np.nan, ()
     tails = (1 - resampling.level) / 2
     estimate, error = replicates.estimate, np.sqrt(replicates.variance)
-    if replicates.variance <= 1e-18 * max(1.0, estimate**2):
+    if replicates.variance == 0:
         return estimate, estimate, ("All clusters have the same value: the interval has no width and proves little.",)
     finite = np.isfinite(replicates.values)
     warnings: tuple[str, ...] = ()
@@ -289,9 +293,9 @@ def _interval(
 
 def _p_value(replicates: _Replicates, *, clusters: int) -> float:
     """Twice the share of resamples that deviate further, on the nearer side, than the observed value from 0."""
-    if replicates.variance == 0:
-        return 1.0 if replicates.estimate == 0 else np.nan
-    if clusters < TOO_FEW_CLUSTERS:
+    if replicates.variance == 0 and replicates.estimate == 0:
+        return 1.0
+    if clusters < TOO_FEW_CLUSTERS or not np.isfinite(replicates.estimate) or replicates.variance == 0:
         return np.nan
     t_values = replicates.t_values()
     observed = replicates.estimate / np.sqrt(replicates.variance)
@@ -306,24 +310,27 @@ def independent_difference(
     rng: np.random.Generator,
     resampling: Resampling = DEFAULT_RESAMPLING,
     log: bool = False,
-) -> Interval:
-    """The interval of `second - first`, two groups of different speakers, each resampled on its own.
+) -> tuple[Interval, float]:
+    """The interval of `second - first`, two groups of different speakers, each resampled on its own, and its p-value.
 
-    In percentage points; with `log=True` of `ln(second / first)`, which is nan where a group has no error.
+    In percentage points; with `log=True` of `ln(second / first)`, which is not finite where a group has no error. The
+    p-value is as in `paired_difference`.
     """
     replicates = _replicate(second, resampling, rng=rng, log=log).minus(
         _replicate(first, resampling, rng=rng, log=log)
     )
-    low, high, warnings = _limits(replicates, resampling, clusters=min(len(first), len(second)))
-    return Interval(
+    smallest = min(len(first), len(second))
+    low, high, warnings = _limits(replicates, resampling, clusters=smallest)
+    interval = Interval(
         estimate=replicates.estimate,
         low=low,
         high=high,
         level=resampling.level,
         method=resampling.method,
-        unit="utterance" if "utterance" in (first.unit, second.unit) else "speaker",
+        unit="utterance" if "utterance" in (first.unit, second.unit) else first.unit,
         clusters=len(first) + len(second),
         utterances=first.utterances + second.utterances,
         resamples=resampling.resamples,
         warnings=tuple(dict.fromkeys(first.warnings + second.warnings + warnings)),
     )
+    return interval, _p_value(replicates, clusters=smallest)

@@ -136,8 +136,9 @@ def test_difference_of_two_groups_covers(log, truth):
             make_clusters(errors, lengths, speakers=speakers, average="macro")
             for errors, lengths, speakers in (simulate(rng, speakers=15, mean=0.2), simulate(rng, mean=0.3))
         )
-        interval = independent_difference(first, second, rng=rng, log=log, resampling=Resampling(400))
+        interval, p = independent_difference(first, second, rng=rng, log=log, resampling=Resampling(400))
         covered += interval.low <= truth <= interval.high
+        assert (interval.low > 0 or interval.high < 0) == (p < 0.05) or 0.04 < p < 0.06
     assert 0.92 <= covered / runs <= 0.98
 
 
@@ -145,8 +146,8 @@ def test_difference_of_two_groups_is_second_minus_first():
     """A gap with the wrong sign accuses the wrong group."""
     first = make_clusters(ERRORS, LENGTHS, speakers=SPEAKERS)
     second = make_clusters(2 * ERRORS, LENGTHS, speakers=SPEAKERS)
-    points = independent_difference(first, second, rng=np.random.default_rng(0))
-    logarithm = independent_difference(first, second, rng=np.random.default_rng(0), log=True)
+    points, _ = independent_difference(first, second, rng=np.random.default_rng(0))
+    logarithm, _ = independent_difference(first, second, rng=np.random.default_rng(0), log=True)
     assert points.estimate == pytest.approx(100 * ERRORS.sum() / LENGTHS.sum())
     assert logarithm.estimate == pytest.approx(math.log(2))
     assert points.clusters == 12 and points.low < points.estimate < points.high
@@ -172,6 +173,25 @@ def test_two_equal_systems_do_not_differ():
     )
     assert (interval.estimate, interval.low, interval.high, p) == (0.0, 0.0, 0.0, 1.0)
     assert "no width" in interval.warnings[-1]
+
+
+def test_equal_rates_of_all_speakers_are_recognised_in_spite_of_rounding():
+    """Rounding leaves a variance of 1e-17, and dividing by it would give limits that look measured."""
+    clusters = make_clusters(np.full(12, 0.3), np.full(12, 1.0), speakers=[f"s{i}" for i in range(12)])
+    interval = rate_interval(clusters, rng=np.random.default_rng(0))
+    assert interval.low == interval.high == pytest.approx(30.0) and "no width" in interval.warnings[-1]
+
+
+def test_a_group_without_errors_has_no_ratio():
+    """The logarithm of 0 must come out as missing and not as a warning of numpy or an infinite limit."""
+    none = make_clusters(np.zeros(10), LENGTHS, speakers=SPEAKERS)
+    some = make_clusters(ERRORS, LENGTHS, speakers=SPEAKERS)
+    interval, p = independent_difference(none, some, rng=np.random.default_rng(0), log=True)
+    assert interval.estimate == math.inf and math.isnan(interval.low) and math.isnan(p)
+    rare = make_clusters([0, 0, 0, 0, 0, 2], [9] * 6, speakers=list("abcdef"))
+    interval, _ = independent_difference(rare, some, rng=np.random.default_rng(0), log=True)
+    assert any("no error at all" in warning for warning in interval.warnings)
+    assert interval.low < interval.estimate < interval.high
 
 
 def test_same_seed_same_interval():
