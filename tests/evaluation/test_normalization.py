@@ -83,6 +83,7 @@ def test_hyphens_and_dots(text, expected):
         ("ไทย\u200bไทย", "ไทย ไทย"),
         ("I ❤️ you 👍🏽!", "i you"),
         ("1️⃣ one", "1 one"),
+        ("a \u25cc\u0301 \u0301b '\u0301c", "a b c"),
         ("\t a \n\u00a0 b_c ", "a b c"),
         ("¿Qué? «oui» „ja“ 。、", "qué oui ja"),
         ("e\u0301", "é"),

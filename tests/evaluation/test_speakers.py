@@ -38,6 +38,7 @@ def test_genders_of_old_and_new_releases(label, gender):
         (None, "undeclared"),
         (float("nan"), "undeclared"),
         (5, "children"),
+        (12, "children"),
         (13, "teens"),
         ("19", "teens"),
         (20, "twenties"),

@@ -153,6 +153,19 @@ def test_difference_of_two_groups_is_second_minus_first():
     assert points.clusters == 12 and points.low < points.estimate < points.high
 
 
+def test_logarithm_of_a_ratio_does_not_depend_on_the_scale():
+    """Three times the errors in one group move the whole interval by ln 3, whatever the level of the other."""
+    first = make_clusters(ERRORS, 9 * LENGTHS, speakers=SPEAKERS)
+    intervals = [
+        independent_difference(
+            first, make_clusters(factor * ERRORS, LENGTHS, speakers=SPEAKERS), rng=np.random.default_rng(0), log=True
+        )[0]
+        for factor in (1, 3)
+    ]
+    for limit in ("low", "estimate", "high"):
+        assert getattr(intervals[1], limit) - getattr(intervals[0], limit) == pytest.approx(math.log(3))
+
+
 def test_p_value_agrees_with_the_interval():
     """A report where the interval leaves out 0 and p is above 0.05, or the reverse, contradicts itself."""
     rng = np.random.default_rng(4)
