@@ -13,8 +13,11 @@ setup:
 	"$(VENV)/bin/python" -m pip install "$(TORCH)"
 	"$(VENV)/bin/python" -m pip install -e ".[dev]"
 
+# Any Whisper: a Hub name or a folder.
+MODEL ?= openai/whisper-tiny
+
 demo:
-	"$(PYTHON)" examples/transcribe.py
+	"$(PYTHON)" examples/transcribe.py --model "$(MODEL)"
 
 check:
 	"$(PYTHON)" -m ruff check .

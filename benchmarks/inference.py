@@ -2,9 +2,9 @@
 
     python benchmarks/inference.py --base BASE [--audio CLIP] [--threads 2] [--repeats 15] [--dtype float32]
 
-BASE is any multilingual Whisper: folder or Hub name. The expert is a copy of the shared path whose gates are set, layer by
-layer on the clip itself, so that half of the tokens take it; LoRA is rank 64 on fc1 and fc2, not merged. Every figure is a
-median over interleaved runs, printed with its ratio to plain Whisper. About five minutes for whisper-base on two cores.
+BASE is any multilingual Whisper: folder or Hub name. The expert is a copy of the shared path whose gates are set, layer
+by layer on the clip itself, so that half of the tokens take it; LoRA is rank 64 on fc1 and fc2, not merged. Figures are
+medians over interleaved runs, with their ratio to plain Whisper. Some ten minutes for whisper-base on two cores.
 """
 
 import argparse
@@ -42,9 +42,7 @@ def set_half_open(model: DistilWhisperForConditionalGeneration, name: str, input
         expert.gate_out.weight.normal_()
         expert.gate_in.weight[0], expert.gate_in.bias[0], expert.gate_out.weight[0, 0] = 0.0, 1.0, 0.0
         seen = []
-        hook = layer.final_layer_norm.register_forward_hook(
-            lambda module, args, output, seen=seen: seen.append(output)
-        )
+        hook = layer.final_layer_norm.register_forward_hook(lambda module, args, output, seen=seen: seen.append(output))
         model.config.language_experts[name]["language_token_id"] = None
         if layer_name.startswith("decoder"):
             model.generate(inputs[:1], language=LANGUAGE, max_new_tokens=STEPS)
@@ -149,9 +147,7 @@ def open_shares(model: DistilWhisperForConditionalGeneration, inputs: torch.Tens
     prompt = torch.cat([torch.tensor([prompt_of(model, LANGUAGE)]), tokens], dim=1)
     with torch.no_grad():
         outputs = model(inputs[:1], decoder_input_ids=prompt, output_gate_values=True)
-    return {
-        side: float(torch.stack(getattr(outputs, f"{side}_gate_values")).mean()) for side in ("encoder", "decoder")
-    }
+    return {side: float(torch.stack(getattr(outputs, f"{side}_gate_values")).mean()) for side in ("encoder", "decoder")}
 
 
 def time_loading(model: DistilWhisperForConditionalGeneration, repeats: int) -> tuple[float, float]:

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
-from transformers.utils import cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name
 
@@ -140,22 +140,20 @@ def read_expert(name: str, source: str | os.PathLike, config: DistilWhisperConfi
 
     Args:
         name: the expert.
-        source: a folder, a Hub repository, or the file itself; ours or the original release's.
+        source: a folder, a Hub repository, or the file itself; ours or the original release's, or a whole checkpoint.
         config: the model that it is read for.
         hub: `revision`, `token`, `cache_dir`, `local_files_only`, ... for a Hub repository.
 
     Raises:
-        FileNotFoundError: neither `expert.<name>.safetensors` nor the original's file is there.
+        FileNotFoundError: neither `expert.<name>.safetensors` nor the original's file nor a checkpoint with it is there.
         ExpertFileError: the file is damaged, of another format version, another expert, or of another geometry.
     """
     path = find_expert(name, source, **hub)
-    if path is None:
-        others = ", ".join(sorted(local_experts(source))) or "none"
-        raise FileNotFoundError(
-            f"Expected {expert_filename(name)} in {str(source)!r}, found no such file (experts there: {others}). "
-            "An expert inside a whole checkpoint is opened by `from_pretrained` and written by `save_expert`."
-        )
-    expert = _read_original(name, path, config) if path.suffix == ".bin" else _read_safetensors(name, path, config)
+    if path is not None:
+        expert = _read_original(name, path, config) if path.suffix == ".bin" else _read_safetensors(name, path, config)
+    else:
+        path = Path(source)
+        expert = _read_checkpoint(name, source, **hub)
     _check_tensors(expert, path, config)
     return expert
 
@@ -221,6 +219,41 @@ def _read_original(name: str, path: Path, config: DistilWhisperConfig) -> Expert
         if original in state_dict:
             renamed[key] = state_dict.pop(original)
     return ExpertFile(name, name if name in LANGUAGES else None, {**renamed, **state_dict})
+
+
+def _read_checkpoint(name: str, source: str | os.PathLike, **hub: Any) -> ExpertFile:
+    """Read an expert out of a whole checkpoint, with the fingerprint of the base beside it."""
+    optional = {"_raise_exceptions_for_missing_entries": False, **hub}
+    stored = cached_file(source, CONFIG_NAME, **optional)
+    experts = json.loads(Path(stored).read_text()).get("language_experts", {}) if stored is not None else {}
+    files = []
+    single, index = (cached_file(source, file, **optional) for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    if name in experts and single is not None:
+        files = [single]
+    elif name in experts and index is not None:
+        shards = set(json.loads(Path(index).read_text())["weight_map"].values())
+        files = [cached_file(source, shard, **hub) for shard in sorted(shards)]
+    if not files:
+        there = ", ".join(sorted({*local_experts(source), *experts})) or "none"
+        raise FileNotFoundError(
+            f"Expected expert {name!r} in {str(source)!r}, as {expert_filename(name)} or inside a whole checkpoint, "
+            f"found neither (experts there: {there})."
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors |= load_file(file)
+    tensors = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
+    mark = f".language_experts.{name}."
+    base = {key: tensor for key, tensor in tensors.items() if ".language_experts." not in key}
+    base.pop("proj_out.weight", None)
+    return ExpertFile(
+        name,
+        experts[name].get("language"),
+        {key.replace(mark, "."): tensor for key, tensor in tensors.items() if mark in key},
+        str(source),
+        fingerprint_base(base.items()),
+        experts[name].get("training", {}),
+    )
 
 
 def _check_tensors(expert: ExpertFile, path: Path, config: DistilWhisperConfig) -> None:

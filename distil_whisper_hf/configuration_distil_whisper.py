@@ -31,9 +31,9 @@ class DistilWhisperConfig(WhisperConfig):
     """A Whisper configuration plus what rebuilds the experts. Defaults are those of arXiv 2311.01070.
 
     Attributes:
-        language_experts: expert name -> its entry: `language` (Whisper's code, or None), `language_token_id` (or None) and, once
-            trained, a `training` summary. An expert whose name is its language's code is taken by rows whose decoder
-            prompt carries that language's token; any other is taken only where it is asked for by name.
+        language_experts: expert name -> its entry: `language` (Whisper's code, or None), `language_token_id` (or None)
+            and, once trained, a `training` summary. An expert whose name is its language's code is taken by rows whose
+            decoder prompt carries that language's token; any other only where it is asked for by name.
         gate_dim: width of the gate's hidden layer.
         gate_dropout: dropout on the gate's input, in [0, 1).
         gate_init_std: standard deviation of the gate's first layer at the start.
@@ -152,7 +152,7 @@ def _from_original(config_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_generation_parameters(cls: type, config_dict: dict[str, Any]) -> dict[str, Any]:
-    """Old checkpoints keep `max_length` and the like in config.json, where transformers 5 refuses them in `generate`."""
+    """Old checkpoints keep `max_length` and the like in config.json, where transformers 5 refuses them."""
     kept = {f.name for f in fields(cls)}
     generation = set(GenerationConfig._get_default_generation_params())
     return {key: value for key, value in config_dict.items() if key in kept or key not in generation}

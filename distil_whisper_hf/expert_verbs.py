@@ -80,7 +80,8 @@ class ExpertVerbsMixin:
             language = name
         elif language is None and name in TO_LANGUAGE_CODE:
             raise ValueError(
-                f"Expected Whisper's code of the language, got its name {name!r}. Use add_expert({TO_LANGUAGE_CODE[name]!r})."
+                f"Expected Whisper's code of the language, got its name {name!r}. "
+                f"Use add_expert({TO_LANGUAGE_CODE[name]!r})."
             )
         new = {}
         for layer_name, layer in self._expert_layers():
@@ -94,8 +95,8 @@ class ExpertVerbsMixin:
         self._attach(name, new, {"language": None if language is None else language_code(language)})
 
     def load_expert(self, name: str | Iterable[str], source: str | os.PathLike, **hub: Any) -> None:
-        """Load experts from a folder, a Hub repository or a file: `expert.<name>.safetensors`, or the original
-        release's `expert.<language>.bin`. Everything is checked before the model is touched.
+        """Load experts from a folder, a Hub repository or a file: `expert.<name>.safetensors`, the original release's
+        `expert.<language>.bin`, or a whole checkpoint. Everything is checked before the model is touched.
 
         Args:
             name: one expert, or several.
@@ -275,39 +276,33 @@ class ExpertVerbsMixin:
         experts_only: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Write a checkpoint that `from_pretrained` and `pipeline` open: the base as plain Whisper's
-        `model.safetensors`, every expert as `expert.<name>.safetensors` beside it.
-
-        A `state_dict` that is passed is written whole into `model.safetensors`, experts included, as transformers'
-        Trainer expects of its checkpoints. All files are written beside and renamed into place.
+        """Write a checkpoint that `from_pretrained` and `pipeline` open: base and experts in `model.safetensors`, the
+        base under plain Whisper's names, or the experts alone. Files are written beside and renamed into place.
 
         Args:
             save_directory: folder, made if needed.
-            experts_only: leave the base out; the folder then names it (`base_model_name_or_path`).
+            experts_only: leave the base out: one `expert.<name>.safetensors` for each expert, and a configuration that
+                names the base (`base_model_name_or_path`).
             is_main_process, state_dict, push_to_hub, kwargs: as for every `save_pretrained` of transformers.
 
         Raises:
-            ValueError: `experts_only` without a known base, with a `state_dict`, or into a folder that has base weights.
+            ValueError: `experts_only` without a known base, with a `state_dict`, or into a folder with base weights.
         """
         folder = Path(save_directory)
         if experts_only:
             self._check_experts_only(folder, state_dict)
         hub = {key: kwargs.pop(key) for key in PUSH_ARGUMENTS if key in kwargs}
-        weights = state_dict
-        if state_dict is None:
-            weights = {key: tensor for key, tensor in self.state_dict().items() if not is_expert_key(key)}
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".checkpoint-") as name:
             beside = Path(name)
-            super().save_pretrained(beside, is_main_process, {} if experts_only else weights, **kwargs)
+            super().save_pretrained(beside, is_main_process, {} if experts_only else state_dict, **kwargs)
             if is_main_process:
+                self._save_generation_config(beside)
                 if experts_only:
                     (beside / SAFE_WEIGHTS_NAME).unlink(missing_ok=True)
-                if state_dict is None:
                     for expert in self.expert_names:
                         self.save_expert(expert, beside)
-                self._save_generation_config(beside)
-                _move_checkpoint(beside, folder)
+                _move_checkpoint(beside, folder, self.expert_names)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 
@@ -336,15 +331,16 @@ class ExpertVerbsMixin:
         generation_config.save_pretrained(folder)
 
 
-def _move_checkpoint(source: Path, target: Path) -> None:
-    """Rename every new file into place, then drop weights and experts of an earlier save that would contradict them."""
+def _move_checkpoint(source: Path, target: Path, experts: Iterable[str]) -> None:
+    """Rename every new file into place, then drop files of an earlier save that would contradict them."""
     new = {path.name for path in source.iterdir()}
     for name in sorted(new):
         os.replace(source / name, target / name)
     stale = [path for pattern in ("model*.safetensors", SAFE_WEIGHTS_INDEX_NAME) for path in target.glob(pattern)]
-    for path in [*stale, *target.glob("expert.*.safetensors")]:
+    stale += [target / expert_filename(name) for name in experts]
+    for path in stale:
         if path.name not in new:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _load_config(

@@ -1,10 +1,10 @@
 """Generation: the expert of every row, from its prompt or by name, carried through Whisper's own decoding.
 
 Whisper's `generate` cuts long audio into windows, drops rows that are finished, retries rows at higher temperature and
-multiplies rows for beams, so a list of experts given once would soon belong to other rows. The decoder prompt is the one
-thing that travels with its row through all of it. A row's expert is therefore read from its prompt; where a caller
-chooses experts by name, the choice is written into the prompt's start token and read and removed again just before the
-encoder runs (`mark_experts`, `read_marks`).
+multiplies rows for beams, so a list of experts given once would soon belong to other rows. The decoder prompt is the
+one thing that travels with its row through all of it. A row's expert is therefore read from its prompt; where a caller
+chooses experts by name, the choice is written into the prompt's start token, and read and removed again just before
+the encoder runs (`mark_experts`, `read_marks`).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
     ) -> torch.Tensor | dict[str, Any]:
         """Transcribe or translate, as `WhisperForConditionalGeneration.generate`; all its arguments are accepted.
 
-        Each row takes the expert of its language: the `language` given for it, or the one detected. Languages without an
-        expert and `task="translate"` take the shared path: plain Whisper.
+        Each row takes the expert of its language: the `language` given for it, or the one detected. Languages without
+        an expert and `task="translate"` take the shared path: plain Whisper.
 
         Args:
             input_features: log-mel spectrogram, `(batch, mel bins, frames)`, 100 frames per second.
@@ -101,9 +101,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
                 input_features, batch_size, generation_config, config, num_segment_frames, kwargs
             )
         choices = self._expert_choices(expert, batch_size)
-        if getattr(generation_config, "language", None) is None and getattr(
-            generation_config, "is_multilingual", True
-        ):
+        if getattr(generation_config, "language", None) is None and getattr(generation_config, "is_multilingual", True):
             languages = self._languages_of(choices, input_features, generation_config, num_segment_frames, kwargs)
             generation_config.language = languages
         init_tokens = super()._retrieve_init_tokens(
@@ -133,8 +131,8 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
             languages = [language or codes[detected[row]] for row, language in enumerate(languages)]
         return languages
 
-    # Rows are final here: windows cut, finished rows dropped, retries selected; beams are multiplied afterwards, together
-    # with every tensor in `model_kwargs`.
+    # Rows are final here: windows cut, finished rows dropped, retries selected; beams are multiplied afterwards,
+    # together with every tensor in `model_kwargs`.
     def _maybe_prepare_encoder_kwargs_for_generation(
         self,
         inputs_tensor: torch.Tensor,

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 # Up to this many tokens a feed-forward network costs its weights' way through memory, whatever the number of rows; and
-# matrix kernels for so few rows round differently from one count to the next. So paths are then computed on all rows and
-# selected, which is as fast as gathering and keeps rows on the shared path on the very kernel that plain Whisper uses.
+# matrix kernels for so few rows round differently from one count to the next. So paths are then computed on all rows
+# and selected: as fast as gathering, and rows on the shared path stay on the very kernel that plain Whisper uses.
 SELECT_UP_TO_TOKENS = 16
 
 FeedForward = Callable[[torch.Tensor], torch.Tensor]
@@ -194,13 +194,13 @@ class LanguageExperts(nn.ModuleDict):
         return (logits >= 0).to(soft.dtype) + soft - soft.detach()
 
     def _keep(self) -> bool:
-        """The skip-gate's draw for one layer call. From torch's generator, so that gradient checkpointing replays it."""
+        """The skip-gate's draw for a layer call, from torch's generator: gradient checkpointing replays it."""
         return torch.rand(()).item() >= self.skip_probability
 
     def _soft(
         self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training: both paths, weighted by the gate; gate values keep their gradient even where the layer is skipped."""
+        """Training: both paths, weighted by the gate. Gate values keep their gradient where the layer is skipped."""
         output = shared(hidden_states)
         gate_values = output.new_zeros(output.shape[:-1])
         keep = self._keep()

@@ -1,7 +1,7 @@
-"""Whisper with language experts: the difference to transformers' Whisper, and the verbs for experts.
+"""Whisper with language experts: the difference to transformers' Whisper.
 
-Every layer gets `language_experts` behind Whisper's own feed-forward network, which keeps its names (`fc1`, `fc2`): plain
-Whisper checkpoints open as they are, and a row that takes no expert is computed by the very same operations.
+Every layer gets `language_experts` beside Whisper's own feed-forward network, which keeps its names (`fc1`, `fc2`):
+plain Whisper checkpoints open as they are, and a row without an expert is computed by the very same operations.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import features, prompts, randomize_expert, save_whisper, with_experts
+from models import LANGUAGE, features, prompts, randomize_expert, save_whisper, with_experts
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, WhisperForConditionalGeneration
@@ -157,7 +157,7 @@ def test_names_that_are_paths_or_taken_are_refused(saved, whisper_folder, name, 
 
 def test_missing_and_doubled_experts_are_named(saved, whisper_folder):
     """Silent: a missing file taken for an untrained expert; a trained one overwritten by loading."""
-    refused(saved, whisper_folder, "experts there: ca", FileNotFoundError, "uk")
+    refused(saved, whisper_folder, "found neither (experts there: ca)", FileNotFoundError, "uk")
     model = with_experts(whisper_folder, "ca")
     with pytest.raises(ValueError, match="loaded already"):
         model.load_expert("ca", saved)
@@ -209,14 +209,14 @@ def test_the_fingerprint_sees_every_tensor(whisper):
         assert changed["bfloat16/all"] != before["bfloat16/all"], key
 
 
-def test_a_whole_checkpoint_is_whisper_and_expert_files(model, tmp_path, whisper):
+def test_a_whole_checkpoint_opens_in_stock_whisper_too(model, tmp_path, whisper):
     """Silent: stock classes not finding the base, or experts stored twice."""
     model.save_pretrained(tmp_path)
-    experts = {f"expert.{name}.safetensors" for name in model.expert_names}
-    assert set(os.listdir(tmp_path)) == experts | {"config.json", "generation_config.json", "model.safetensors"}
-    assert not any(is_expert_key(key) for key in load_file(tmp_path / "model.safetensors"))
+    assert set(os.listdir(tmp_path)) == {"config.json", "generation_config.json", "model.safetensors"}
+    held = set(load_file(tmp_path / "model.safetensors"))
+    assert held == set(model.state_dict()) - {"proj_out.weight"}
     stock, info = WhisperForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert not info["missing_keys"] and all(is_expert_key(key) for key in info["unexpected_keys"])
     assert torch.equal(logits(stock, "ca"), logits(whisper, "ca"))
     again = open_model(tmp_path)
     assert torch.equal(logits(again, "ca", "gl", "en"), logits(model, "ca", "gl", "en"))
@@ -256,29 +256,45 @@ def test_expert_only_needs_a_base_and_a_folder_without_one(model, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_given_state_dict_is_written_whole(model, tmp_path):
-    """Silent: Trainer's checkpoints losing the experts that were trained."""
+def test_an_expert_loads_out_of_a_whole_checkpoint(model, tmp_path, whisper_folder):
+    """Silent: what a Trainer saved being of no use to anybody who has the base already; its base not compared."""
+    model.save_pretrained(tmp_path / "single")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="5MB")
+    for folder in ("single", "shards"):
+        fresh = open_model(whisper_folder)
+        fresh.load_expert(["gl", "ca-medical"], tmp_path / folder)
+        assert torch.equal(logits(fresh, "gl"), logits(model, "gl"))
+        entry = {"language": "ca", "language_token_id": LANGUAGE["ca"], "training": {}}
+        assert fresh.config.language_experts["ca-medical"] == entry
+        other = open_model(save_whisper(tmp_path / f"other {folder}", seed=1))
+        with pytest.raises(ExpertFileError, match="made on other weights"):
+            other.load_expert("gl", tmp_path / folder)
+    with pytest.raises(FileNotFoundError, match="experts there: ca, ca-medical, gl, sc"):
+        open_model(whisper_folder).load_expert("uk", tmp_path / "single")
+
+
+def test_a_file_beside_a_whole_checkpoint_adds_an_expert_or_replaces_one(model, tmp_path, whisper_folder):
+    """Silent: an expert file added to a repository that nobody reads; an older file winning over a newer save."""
     model.save_pretrained(tmp_path)
-    randomize_expert(model, "ca", 5)
-    model.save_pretrained(tmp_path, state_dict=model.state_dict())
-    assert not list(tmp_path.glob("expert.*"))
-    assert torch.equal(logits(open_model(tmp_path), "ca", "gl"), logits(model, "ca", "gl"))
-    assert open_model(tmp_path, experts=["gl"]).expert_names == ("gl",)
-    model.remove_expert("gl")
+    newer = with_experts(whisper_folder, "ca", "es")
+    randomize_expert(newer, "ca", 5)
+    for name in ("ca", "es"):
+        newer.save_expert(name, tmp_path)
+    again = open_model(tmp_path, experts=["ca", "gl", "es"])
+    assert torch.equal(logits(again, "ca", "es", "en"), logits(newer, "ca", "es", "en"))
+    torch.testing.assert_close(logits(again, "gl"), logits(model, "gl"), atol=0, rtol=0)
     model.save_pretrained(tmp_path)
-    assert {p.name for p in tmp_path.glob("expert.*")} == {
-        f"expert.{n}.safetensors" for n in ("ca", "sc", "ca-medical")
-    }
+    assert {p.name for p in tmp_path.glob("expert.*")} == {"expert.es.safetensors"}
     assert torch.equal(logits(open_model(tmp_path), "ca"), logits(model, "ca"))
 
 
 def test_a_listed_expert_that_is_nowhere_is_an_error(model, tmp_path):
     """Silent: a random expert in place of a file that was not copied."""
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, experts_only=True)
     (tmp_path / "expert.gl.safetensors").unlink()
-    with pytest.raises(ExpertFileError, match="expert.gl.safetensors, found neither"):
+    with pytest.raises(ExpertFileError, match=r"expert\.gl\.safetensors, found neither"):
         open_model(tmp_path)
-    with pytest.raises(ExpertFileError, match="found no file expert.uk.safetensors"):
+    with pytest.raises(ExpertFileError, match=r"found no file expert\.uk\.safetensors"):
         open_model(tmp_path, experts=["uk"])
 
 

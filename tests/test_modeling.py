@@ -270,9 +270,7 @@ def test_the_loss_is_whispers_and_sums_over_accumulated_batches(whisper, model):
         expected = whisper(features(3), labels=labels).loss
         assert torch.equal(model(features(3), labels=labels).loss, expected)
         parts = [
-            model(
-                features(3)[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=int((labels != -100).sum())
-            ).loss
+            model(features(3)[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=int((labels != -100).sum())).loss
             for i in range(3)
         ]
     torch.testing.assert_close(sum(parts), expected, atol=1e-5, rtol=1e-5)
@@ -326,9 +324,9 @@ def test_auto_classes_open_our_checkpoints(model, tmp_path):
     assert type(head) is DistilWhisperForConditionalGeneration and head.expert_names == ("gl",)
     assert type(bare) is DistilWhisperModel and set(bare.expert_names) == {"ca", "gl", "sc", "ca-medical"}
     with torch.no_grad():
-        expected = model(
-            features(1), decoder_input_ids=prompts("gl"), output_hidden_states=True
-        ).decoder_hidden_states[-1]
+        expected = model(features(1), decoder_input_ids=prompts("gl"), output_hidden_states=True).decoder_hidden_states[
+            -1
+        ]
         found = bare(features(1), decoder_input_ids=prompts("gl")).last_hidden_state
     assert torch.equal(found, expected)
 

@@ -198,9 +198,7 @@ def _only(scores: Sequence[UtteranceScore]) -> UtteranceScore:
     return scores[0]
 
 
-def _split(
-    scores: Sequence[UtteranceScore], attribute: str
-) -> tuple[dict[str, list[UtteranceScore]], tuple[str, ...]]:
+def _split(scores: Sequence[UtteranceScore], attribute: str) -> tuple[dict[str, list[UtteranceScore]], tuple[str, ...]]:
     """Utterances by group, the group with most speakers first and the undeclared last."""
     declared: dict[str, set[str]] = {}
     for score in scores:
@@ -230,9 +228,7 @@ def _choose_groups(
     """The reference group, the groups to compare with it, and why the others are not."""
     names = [group for group in groups if group != UNDECLARED]
     if reference is not None and reference not in names:
-        raise ValueError(
-            f"no scored speaker has the {attribute} {reference!r}; there are {', '.join(names) or 'none'}"
-        )
+        raise ValueError(f"no scored speaker has the {attribute} {reference!r}; there are {', '.join(names) or 'none'}")
     warnings = [
         f"{group}: only {_units(groups[group])} speakers, too few to compare (at least {TOO_FEW_CLUSTERS})."
         for group in names

@@ -280,9 +280,7 @@ def scored_utterances(
     """Utterances that enter an error rate: with a reference, and with a hypothesis if those without are excluded."""
     if untranscribed not in get_args(Untranscribed):
         raise ValueError(f"unknown untranscribed={untranscribed!r}; choose one of 'delete', 'exclude'")
-    return [
-        score for score in scores if not score.empty_reference and (score.transcribed or untranscribed == "delete")
-    ]
+    return [score for score in scores if not score.empty_reference and (score.transcribed or untranscribed == "delete")]
 
 
 def aggregate(

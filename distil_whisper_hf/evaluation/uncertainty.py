@@ -37,6 +37,7 @@ _CHUNK = 4_000_000
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError, listing the choices, if `value` is none of them."""
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, choices))}")
 
@@ -210,9 +211,7 @@ def _resample_counts(clusters: int, resamples: int, rng: np.random.Generator) ->
 def _replicate(clusters: Clusters, resampling: Resampling, *, rng: np.random.Generator, log: bool) -> _Replicates:
     """The ratio in %, or its natural logarithm, with its variance, observed and resampled."""
     if not isinstance(rng, np.random.Generator):
-        raise TypeError(
-            f"rng must be a numpy Generator, such as numpy.random.default_rng(0), got {type(rng).__name__}"
-        )
+        raise TypeError(f"rng must be a numpy Generator, such as numpy.random.default_rng(0), got {type(rng).__name__}")
     x, y = clusters.numerators, clusters.denominators
     columns = np.stack([x, y, x * x, x * y, y * y], axis=1)
     observed = columns.sum(axis=0, keepdims=True)
@@ -316,9 +315,7 @@ def independent_difference(
     In percentage points; with `log=True` of `ln(second / first)`, which is not finite where a group has no error. The
     p-value is as in `paired_difference`.
     """
-    replicates = _replicate(second, resampling, rng=rng, log=log).minus(
-        _replicate(first, resampling, rng=rng, log=log)
-    )
+    replicates = _replicate(second, resampling, rng=rng, log=log).minus(_replicate(first, resampling, rng=rng, log=log))
     smallest = min(len(first), len(second))
     low, high, warnings = _limits(replicates, resampling, clusters=smallest)
     interval = Interval(

@@ -88,9 +88,7 @@ class RowReader:
         value = {field: _string(row.get(name)) for field, name in vars(self.columns).items() if name is not None}
         language = self.language or value.get("language")
         if not language:
-            raise ValueError(
-                f"{clip_id} in {self.table} has no language: fill it in, or say the language of all rows."
-            )
+            raise ValueError(f"{clip_id} in {self.table} has no language: fill it in, or say the language of all rows.")
         return Clip(
             id=clip_id,
             audio=audio,

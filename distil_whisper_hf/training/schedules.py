@@ -12,8 +12,8 @@ from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 class GateNoiseCallback(TrainerCallback):
     """Raises α, the noise on the gates' logits, linearly from 0 to `maximum` over the run.
 
-    The noise is what makes hard gates at evaluation a fair stand-in for the soft ones of training: it pushes logits away
-    from zero. It is set on the model before every optimiser step and back to 0 when training ends.
+    The noise is what makes hard gates at evaluation a fair stand-in for the soft ones of training: it pushes logits
+    away from zero. It is set on the model before every optimiser step and back to 0 when training ends.
     (arXiv 2311.01070, section 2.1; there `maximum` is 5.)
     """
 

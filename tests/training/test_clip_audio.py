@@ -62,9 +62,7 @@ def test_the_digest_is_of_the_content(tmp_path) -> None:
     assert audio_digest(str(one)) != audio_digest(str(other))
 
 
-@pytest.mark.parametrize(
-    "check", [audio_seconds, audio_digest, lambda source: read_audio(source, sampling_rate=16000)]
-)
+@pytest.mark.parametrize("check", [audio_seconds, audio_digest, lambda source: read_audio(source, sampling_rate=16000)])
 def test_a_missing_file_is_an_audio_error(tmp_path, check) -> None:
     """Prevents an OSError or a library's own error from going past those who count unreadable clips."""
     with pytest.raises(AudioError, match=r"gone\.wav"):

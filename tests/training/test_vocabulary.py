@@ -113,9 +113,7 @@ def test_english_only_and_multilingual_are_refused(multilingual) -> None:
 
 def test_a_student_token_that_the_teacher_lacks_is_refused(multilingual, large_v3) -> None:
     """Prevents an arbitrary teacher logit in the place of a token that the teacher does not have."""
-    with pytest.raises(
-        ValueError, match=r"teacher \(51865 outputs\) lacks 1 of the student's 51866 tokens: <\|yue\|>"
-    ):
+    with pytest.raises(ValueError, match=r"teacher \(51865 outputs\) lacks 1 of the student's 51866 tokens: <\|yue\|>"):
         map_vocabulary(large_v3, multilingual, student_size=LARGE_V3, teacher_size=MULTILINGUAL)
 
 

@@ -1,0 +1,70 @@
+"""Every example and benchmark runs, at tiny settings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from models import save_whisper
+from tiny import tiny_processor
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = save_whisper(
+        tmp_path_factory.mktemp("examples") / "base", max_source_positions=1500, encoder_layers=1, decoder_layers=2
+    )
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+def run(program: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / program), *map(str, arguments)]
+    env = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_transcribe(base, tmp_path):
+    """Silent: the first program that people run failing, or routing the wrong clip."""
+    printed = run("examples/transcribe.py", "--model", base)
+    blocks = printed.split("  plain Whisper: ")
+    assert len(blocks) == 4
+    assert "en.ogg [en]" in blocks[0]
+    assert [("expert es" in block, "shared path" in block) for block in blocks[1:]] == [
+        (False, True), (True, False), (False, True),
+    ]  # fmt: skip
+    for block in blocks[1:]:
+        plain, _, rest = block.partition("\n")
+        assert rest.partition(": ")[2].startswith(plain)
+
+
+def test_inference_benchmark(base):
+    """Silent: a benchmark that no longer measures all it names."""
+    printed = run("benchmarks/inference.py", "--base", base, "--repeats", 1)
+    rows = [line for line in printed.splitlines() if line.startswith("| ") and "(1.00x)" in line]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [
+        "encoder, batch 1", "decoding step, batch 1", "features to tokens, batch 1",
+        "encoder, batch 8", "decoding step, batch 8", "features to tokens, batch 8", "peak memory, batch 8",
+    ]  # fmt: skip
+    assert "loading an expert from a local file" in printed
+
+
+def test_stock_trainer_benchmark(base, tmp_path):
+    """Silent: the comparison before and after no longer running."""
+    speech = tmp_path / "speech"
+    (speech / "audio").mkdir(parents=True)
+    rows = ["file_name,sentence,suspect"]
+    for index in range(12):
+        (speech / "audio" / f"{index}.ogg").write_bytes((ROOT / "examples/audio/es.ogg").read_bytes())
+        rows.append(f"{index}.ogg,w{300 + index} w301,0")
+    (speech / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    options = {"base": base, "speech": speech, "language": "es", "steps": 1, "batch": 2, "output": tmp_path / "out"}
+    options |= {"test-clips": 2}
+    printed = run("benchmarks/stock_trainer.py", *(p for k, v in options.items() for p in (f"--{k}", v)))
+    assert "es: WER" in printed and (tmp_path / "out/expert.es.safetensors").exists()
+    assert json.dumps("gates open, encoder")[1:-1] in printed
