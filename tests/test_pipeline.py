@@ -229,11 +229,11 @@ def test_equals_the_stock_pipeline_with_a_prompt(
 )
 def test_a_batch_gives_what_its_inputs_give_alone(pipe: DistilWhisperASRPipeline, options: dict[str, Any]) -> None:
     """Silent failure: a short clip decoded otherwise because a long one is with it, rows in another order, a row with
-    the language or the second hypothesis of its neighbour. Five inputs do not fill batches of three."""
+    the language or the second hypothesis of its neighbour. Five inputs do not fill batches of four."""
     clips = [tone(0), tone(1, 33.0), tone(2), tone(3, 41.0), tone(4)]
-    languages = [None, "ca", "en", None, None]
+    languages = [None, "ca", None, "en", "pl"]
     alone = [pipe(clip, language=language, **options) for clip, language in zip(clips, languages, strict=True)]
-    assert pipe(clips, language=languages, batch_size=3, **options) == alone
+    assert pipe(clips, language=languages, batch_size=4, **options) == alone
     assert len({transcript["text"] for transcript in alone}) == 5
 
 
@@ -357,6 +357,13 @@ def test_one_name_holds_for_all_inputs_and_over_their_own(pipe: DistilWhisperASR
     rows = [{"raw": tone(0), "sampling_rate": RATE, "language": "en"}, {"raw": tone(1), "sampling_rate": RATE}]
     pipe(rows, language="ca", expert="sc", batch_size=2, max_new_tokens=1)
     assert served(pipe) == [(0, "ca", "sc"), (1, "ca", "sc")]
+
+
+def test_none_in_a_list_leaves_it_to_the_row(pipe: DistilWhisperASRPipeline) -> None:
+    """Silent failure: the language that a row names is thrown away, and detected instead."""
+    rows = [{"raw": tone(0), "sampling_rate": RATE, "language": "en"}, {"raw": tone(1), "sampling_rate": RATE}]
+    pipe(rows, language=[None, None], expert=[None, "sc"], max_new_tokens=1)
+    assert served(pipe) == [(0, "en", None), (1, None, "sc")]
 
 
 def test_choices_of_the_constructor_hold_until_a_call_makes_its_own(
