@@ -145,7 +145,7 @@ def read_expert(name: str, source: str | os.PathLike, config: DistilWhisperConfi
         hub: `revision`, `token`, `cache_dir`, `local_files_only`, ... for a Hub repository.
 
     Raises:
-        FileNotFoundError: neither `expert.<name>.safetensors` nor the original's file nor a checkpoint with it is there.
+        FileNotFoundError: neither `expert.<name>.safetensors` nor the original's file nor a checkpoint with it.
         ExpertFileError: the file is damaged, of another format version, another expert, or of another geometry.
     """
     path = find_expert(name, source, **hub)

@@ -2,8 +2,8 @@
 
     python -m distil_whisper_hf.launch run_speech_recognition_seq2seq.py --model_name_or_path FOLDER ...
 
-The script finds our classes through its Auto classes. FOLDER holds a model with experts (`add_expert`, `save_pretrained`)
-and its processor. Beside the registration, and in this process only:
+The script finds our classes through its Auto classes. FOLDER holds a model with experts (`add_expert`,
+`save_pretrained`) and its processor. Beside the registration, and in this process only:
 
 - texts that begin with a language token ("<|ca|> bon dia") are prompted with that language, so one data set can hold
   several and each trains its own expert (see `tokenization_distil_whisper`);
@@ -38,7 +38,7 @@ class _NoiseForOurModels(GateNoiseCallback):
 
 
 def prepare() -> None:
-    """Let the scripts of this process read languages from texts and schedule the gates' noise; again changes nothing."""
+    """Let the scripts of this process read languages from texts, and let the gates' noise rise. Idempotent."""
     if _NoiseForOurModels in trainer.DEFAULT_CALLBACKS:
         return
     trainer.DEFAULT_CALLBACKS.append(_NoiseForOurModels)

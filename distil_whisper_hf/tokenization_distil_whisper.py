@@ -14,8 +14,8 @@ LANGUAGE_TOKEN = re.compile(rf"\s*<\|({'|'.join(LANGUAGES)})\|>")
 class DistilWhisperTokenizer(WhisperTokenizer):
     """WhisperTokenizer that takes a language token at the beginning of a text for the language of its prompt.
 
-    `"<|ca|> bon dia"` gets the prompt `<|startoftranscript|><|ca|>…`, whatever language the tokenizer is set to, and the
-    text " bon dia". The expert follows from the prompt, so scripts that know nothing of experts train each language's
+    `"<|ca|> bon dia"` gets the prompt `<|startoftranscript|><|ca|>…`, whatever language the tokenizer is set to, and
+    the text " bon dia". The expert follows from the prompt, so scripts that know nothing of experts train each language's
     own. Texts without such a token, and everything else, are as in WhisperTokenizer.
     """
 

@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from models import FRAMES, LANGUAGE, NO_TIMESTAMPS, START, START_OF_PREVIOUS, TRANSCRIBE, features, with_experts
+from models import (
+    FRAMES,
+    LANGUAGE,
+    NO_TIMESTAMPS,
+    START,
+    START_OF_PREVIOUS,
+    TRANSCRIBE,
+    features,
+    randomize_expert,
+    save_whisper,
+    with_experts,
+)
 from transformers import WhisperForConditionalGeneration
 
 from distil_whisper_hf.generation_distil_whisper import mark_experts, read_marks
@@ -52,8 +63,6 @@ def test_a_detected_language_takes_its_expert(whisper, model):
     code = {token_id: token[2:-2] for token, token_id in whisper.generation_config.lang_to_id.items()}
     languages = [code[token_id] for token_id in detected.tolist()]
     model.add_expert(languages[0])
-    from models import randomize_expert
-
     randomize_expert(model, languages[0], 9)
     found = model.generate(inputs, **TOKENS)
     assert torch.equal(found, model.generate(inputs, language=languages, **TOKENS))
@@ -205,8 +214,6 @@ def test_wrong_experts_are_refused(model):
 
 def test_a_stock_checkpoint_with_an_english_only_vocabulary_takes_experts_by_name(tmp_path):
     """Silent: an expert on an English-only Whisper that nothing can reach."""
-    from models import save_whisper
-
     folder = save_whisper(tmp_path, vocab_size=51864, decoder_start_token_id=50257)
     plain = WhisperForConditionalGeneration.from_pretrained(folder)
     model = with_experts(folder, "telephone")

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny import SPECIAL_IDS, VOCAB_SIZE, tiny_generation_config, tiny_processor
 from torch.utils.data import Dataset
 from transformers import (
     AutomaticSpeechRecognitionPipeline,
@@ -35,7 +36,6 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from distil_whisper_hf import pipeline_distil_whisper
 from distil_whisper_hf.pipeline_distil_whisper import DistilWhisperASRPipeline, install_pipeline, load_audio
-from tests.tiny import SPECIAL_IDS, VOCAB_SIZE, tiny_generation_config, tiny_processor
 
 RATE = 16000
 GREEDY = {"num_beams": 1, "max_new_tokens": 6, "device": "cpu"}
