@@ -142,6 +142,10 @@ def main() -> None:
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
+    path = model.save_expert(args.language, args.output)
+    # A fresh base with the saved expert: the Trainer leaves autocast wrapped around the model that it trained.
+    model = DistilWhisperForConditionalGeneration.from_pretrained(args.base)
+    model.load_expert(args.language, args.output)
     after = evaluate(model, processor, test, args.language)
     print(f"training: {args.steps} steps of {args.batch} clips in {seconds / 60:.1f} min")
     print(f"{args.language}: WER {before[0]:.1f} -> {after[0]:.1f} %, CER {before[1]:.1f} -> {after[1]:.1f} %")
@@ -158,7 +162,7 @@ def main() -> None:
         print(f"gates open, {side}: " + " ".join(f"{share:.0%}" for share in opened))
     for row, old, new in list(zip(test, before[2], after[2], strict=True))[:10]:
         print(f"  {normalize(row['sentence'])!r}\n    before {old!r}\n    after  {new!r}")
-    print("saved", model.save_expert(args.language, args.output))
+    print("saved", path)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-# Up to this many tokens a feed-forward network costs its weights' way through memory, whatever the number of rows; and
-# matrix kernels for so few rows round differently from one count to the next. So paths are then computed on all rows
-# and selected: as fast as gathering, and rows on the shared path stay on the very kernel that plain Whisper uses.
-SELECT_UP_TO_TOKENS = 16
+# Matrix kernels for few rows round differently from one number of rows to the next. Up to this many tokens, a batch with
+# rows on the shared path has that path computed on all its tokens, so that those rows are on the very kernel that plain
+# Whisper uses for the batch. It costs little: so few tokens take hardly longer than the weights take through memory.
+SAME_KERNEL_UP_TO_TOKENS = 16
 
 FeedForward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -145,15 +145,17 @@ class LanguageExpert(nn.Module):
 
     def gate_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """G: `(…, d_model)` -> `(…)`."""
-        hidden_states = nn.functional.dropout(hidden_states, p=self.gate_dropout, training=self.training)
+        if self.training:
+            hidden_states = nn.functional.dropout(hidden_states, p=self.gate_dropout)
         return self.gate_out(self.gate_in(hidden_states).relu()).squeeze(-1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """FFN_expert: `(…, d_model)` -> `(…, d_model)`."""
-        hidden_states = self.activation(self.fc1(hidden_states))
-        hidden_states = nn.functional.dropout(hidden_states, p=self.activation_dropout, training=self.training)
-        hidden_states = self.fc2(hidden_states)
-        return nn.functional.dropout(hidden_states, p=self.expert_dropout, training=self.training)
+        # No calls that do nothing: one token is so little work that they would show.
+        if not self.training:
+            return self.fc2(self.activation(self.fc1(hidden_states)))
+        hidden_states = nn.functional.dropout(self.activation(self.fc1(hidden_states)), p=self.activation_dropout)
+        return nn.functional.dropout(self.fc2(hidden_states), p=self.expert_dropout)
 
 
 class LanguageExperts(nn.ModuleDict):
@@ -179,8 +181,6 @@ class LanguageExperts(nn.ModuleDict):
             return self._dense(hidden_states, shared, routing)
         if self.training:
             return self._soft(hidden_states, shared, routing)
-        if hidden_states.shape[0] * hidden_states.shape[1] <= SELECT_UP_TO_TOKENS:
-            return self._select(hidden_states, shared, routing)
         return self._gather(hidden_states, shared, routing)
 
     def _soft_gate(self, expert: LanguageExpert, hidden_states: torch.Tensor, gate_noise: float) -> torch.Tensor:
@@ -236,50 +236,37 @@ class LanguageExperts(nn.ModuleDict):
                 output = torch.where(mine.unsqueeze(-1), mixed, output)
         return output, gate_values
 
-    def _select(
-        self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Few tokens: the paths that some token takes, each on all tokens, then one is selected per token."""
-        choice = self._choose(hidden_states, routing)
-        taken = set(choice.flatten().tolist())
-        names = [name for name, _ in routing.groups]
-        output = shared(hidden_states) if -1 in taken else None
-        for index in sorted(taken - {-1}):
-            expert_output = self[names[index]](hidden_states)
-            if output is None:
-                output = expert_output
-            else:
-                output = torch.where((choice == index).unsqueeze(-1), expert_output, output)
-        return output, (choice >= 0).to(output.dtype)
-
     def _gather(
         self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Many tokens: each path on the tokens that take it, and only on them."""
-        choice = self._choose(hidden_states, routing)
-        tokens, flat_choice = hidden_states.flatten(0, 1), choice.flatten()
-        paths = [(-1, shared), *((index, self[name]) for index, (name, _) in enumerate(routing.groups))]
-        output = None
+        """Evaluation: each path on the tokens that take it, and only on them."""
+        name, rows = routing.groups[0]
+        if rows is None:
+            # The usual case in as few calls as can be: this runs for every layer and every token decoded.
+            opened = self[name].gate_logits(hidden_states) >= 0
+            count = int(opened.sum())
+            if count in (0, opened.numel()):
+                return (self[name] if count else shared)(hidden_states), opened.to(hidden_states.dtype)
+            choice = opened.long() - 1
+        else:
+            choice = self._choose(hidden_states, routing)
+        tokens, flat_choice, output = hidden_states.flatten(0, 1), choice.flatten(), None
+        paths = [(index, self[name]) for index, (name, _) in enumerate(routing.groups)]
+        if rows is not None and tokens.shape[0] <= SAME_KERNEL_UP_TO_TOKENS:
+            output = shared(tokens)
+        else:
+            paths.append((-1, shared))
         for index, path in paths:
             where = (flat_choice == index).nonzero().squeeze(-1)
-            if where.numel() == tokens.shape[0]:
-                output = path(tokens)
-                break
             if where.numel() > 0:
                 path_output = path(tokens.index_select(0, where))
                 output = torch.empty_like(tokens, dtype=path_output.dtype) if output is None else output
                 output.index_copy_(0, where, path_output)
-        return output.view_as(hidden_states), (choice >= 0).to(output.dtype)
+        return output.view_as(hidden_states), (choice >= 0).to(hidden_states.dtype)
 
     def _choose(self, hidden_states: torch.Tensor, routing: ExpertRouting) -> torch.Tensor:
-        """The path of each token: index into `routing.groups`, -1 for the shared one. `(batch, frames)`, int64."""
-        choice = None
+        """The path of each token of a mixed batch: index into `routing.groups`, -1 for the shared one."""
+        choice = torch.full(hidden_states.shape[:-1], -1, device=hidden_states.device)
         for index, (name, rows) in enumerate(routing.groups):
-            tokens = hidden_states if rows is None else hidden_states[rows]
-            opened = torch.where(self[name].gate_logits(tokens) >= 0, index, -1)
-            if rows is None:
-                return opened
-            if choice is None:
-                choice = opened.new_full(hidden_states.shape[:-1], -1)
-            choice[rows] = opened
+            choice[rows] = torch.where(self[name].gate_logits(hidden_states[rows]) >= 0, index, -1)
         return choice

@@ -3,7 +3,8 @@
     python stock_script.py --model_name_or_path FOLDER --dataset_dir FOLDER --output_dir FOLDER ...
 
 What matters to us is done as there: Auto classes, `freeze_feature_encoder`, one prompt for the whole data set,
-lower-cased texts, unknown columns removed, the start token cut off the labels, stock Seq2SeqTrainer, resuming from checkpoints.
+lower-cased texts, unknown columns removed, the start token cut off the labels, stock Seq2SeqTrainer, resuming from
+checkpoints.
 """
 
 import csv
