@@ -153,8 +153,9 @@ def main() -> None:
         after_other = evaluate(model, processor, other, args.other[1])
         same = after_other[2] == before_other[2]
         print(f"{args.other[1]}: WER {before_other[0]:.1f} -> {after_other[0]:.1f} %, transcripts unchanged: {same}")
-    example = torch.stack([Clips(test, processor, args.language)[i]["input_features"] for i in range(8)])
-    prompt = torch.tensor([[model.config.decoder_start_token_id, *Clips(test, processor, args.language).prompt]] * 8)
+    clips = Clips(test, processor, args.language)
+    example = torch.stack([clips[i]["input_features"] for i in range(min(8, len(clips)))])
+    prompt = torch.tensor([[model.config.decoder_start_token_id, *clips.prompt]] * len(example))
     with torch.no_grad():
         outputs = model(example, decoder_input_ids=prompt, output_gate_values=True)
     for side in ("encoder", "decoder"):

@@ -90,7 +90,8 @@ class ExpertVerbsMixin:
                     "Expected floating-point weights to copy into a new expert, got a quantised model. "
                     "Add and train experts on the unquantised base, then `load_expert` them."
                 )
-            new[layer_name] = self._new_expert(layer)
+            weight = layer.fc1.weight
+            new[layer_name] = layer.new_expert(self.config).to(weight.device, weight.dtype).train(layer.training)
             new[layer_name].copy_feed_forward(layer.fc1, layer.fc2)
         self._attach(name, new, {"language": None if language is None else language_code(language)})
 
@@ -116,13 +117,7 @@ class ExpertVerbsMixin:
         for expert in experts:
             check_base(expert, fingerprint, self.config.base_model_name_or_path)
         for expert in experts:
-            new = {}
-            for layer_name, layer in self._expert_layers():
-                new[layer_name] = self._new_expert(layer)
-                prefix = layer_name + "."
-                new[layer_name].load_state_dict(
-                    {key.removeprefix(prefix): t for key, t in expert.tensors.items() if key.startswith(prefix)}
-                )
+            new = {name: self._loaded_expert(layer, name, expert) for name, layer in self._expert_layers()}
             self._attach(expert.name, new, {"language": expert.language, "training": expert.training})
 
     def save_expert(self, name: str, folder: str | os.PathLike) -> Path:
@@ -172,10 +167,20 @@ class ExpertVerbsMixin:
             for index, layer in enumerate(getattr(self.base_model, side).layers):
                 yield f"{side}.layers.{index}", layer
 
-    def _new_expert(self, layer: nn.Module) -> nn.Module:
+    def _loaded_expert(self, layer: nn.Module, layer_name: str, file: ExpertFile) -> nn.Module:
         # The layer norm is never quantised, so it tells where and in which type the layer computes.
         where = layer.final_layer_norm.weight
-        return layer.new_expert(self.config).to(device=where.device, dtype=where.dtype).train(layer.training)
+        prefix = layer_name + "."
+        tensors = {
+            key.removeprefix(prefix): tensor.to(where.device, where.dtype)
+            for key, tensor in file.tensors.items()
+            if key.startswith(prefix)
+        }
+        # Without memory of its own first, for it takes the file's tensors.
+        with torch.device("meta"):
+            expert = layer.new_expert(self.config)
+        expert.load_state_dict(tensors, assign=True)
+        return expert.train(layer.training)
 
     def _attach(self, name: str, new: dict[str, nn.Module], entry: dict[str, Any]) -> None:
         token_ids = dict(self.config.language_token_ids)

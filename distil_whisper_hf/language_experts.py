@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-# Matrix kernels for few rows round differently from one number of rows to the next. Up to this many tokens, a batch with
-# rows on the shared path has that path computed on all its tokens, so that those rows are on the very kernel that plain
-# Whisper uses for the batch. It costs little: so few tokens take hardly longer than the weights take through memory.
-SAME_KERNEL_UP_TO_TOKENS = 16
+# Up to this many tokens, a feed-forward network takes about as long as its weights take through memory, whatever their
+# number: gathering saves nothing, so paths are computed on all tokens and selected. And rows without an expert stay on
+# the kernel that plain Whisper uses for the batch: kernels for few rows round differently from one count to the next.
+FEW_TOKENS = 16
 
 FeedForward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -247,12 +247,15 @@ class LanguageExperts(nn.ModuleDict):
             count = int(opened.sum())
             if count in (0, opened.numel()):
                 return (self[name] if count else shared)(hidden_states), opened.to(hidden_states.dtype)
+            if opened.numel() <= FEW_TOKENS:
+                output = torch.where(opened.unsqueeze(-1), self[name](hidden_states), shared(hidden_states))
+                return output, opened.to(hidden_states.dtype)
             choice = opened.long() - 1
         else:
             choice = self._choose(hidden_states, routing)
         tokens, flat_choice, output = hidden_states.flatten(0, 1), choice.flatten(), None
         paths = [(index, self[name]) for index, (name, _) in enumerate(routing.groups)]
-        if rows is not None and tokens.shape[0] <= SAME_KERNEL_UP_TO_TOKENS:
+        if rows is not None and tokens.shape[0] <= FEW_TOKENS:
             output = shared(tokens)
         else:
             paths.append((-1, shared))

@@ -54,17 +54,18 @@ def prepare() -> None:
     AutoTokenizer.from_pretrained = from_pretrained
 
 
-def main() -> None:
-    """Run the script named first on the command line as if python had started it."""
+def main() -> str | None:
+    """Run the script named first on the command line as if python had started it; returns what kept it from that."""
     if len(sys.argv) < 2 or not os.path.isfile(sys.argv[1]):
         got = sys.argv[1] if len(sys.argv) > 1 else "nothing"
-        raise SystemExit(f"Expected the path of a script, got {got}.\n{__doc__}")
+        return f"Expected the path of a script, got {got}.\n{__doc__}"
     prepare()
     sys.argv = sys.argv[1:]
     # As python does: a script finds the modules beside it.
     sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
     runpy.run_path(sys.argv[0], run_name="__main__")
+    return None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

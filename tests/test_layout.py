@@ -43,7 +43,6 @@ CORE_ARROW: dict[str, set[str]] = {
         "pipeline_distil_whisper",
         "tokenization_distil_whisper",
     },
-    "launch": {"configuration_distil_whisper", "modeling_distil_whisper", "pipeline_distil_whisper"},
 }
 CORE_LIBRARIES = {"huggingface_hub", "numpy", "safetensors", "torch", "transformers"}
 FEWER_LIBRARIES = {"language_experts": {"torch"}}

@@ -86,7 +86,8 @@ def test_a_mixed_batch_equals_its_rows_one_by_one(whisper, model, routing):
         for row in range(5):
             alone = model(inputs[row : row + 1], decoder_input_ids=tokens[row : row + 1]).logits
             torch.testing.assert_close(together[row : row + 1], alone, atol=2e-5, rtol=1e-4)
-    assert torch.equal(together[[1, 4]], plain[[1, 4]])
+    # The encoder's rows are fewer than in plain Whisper's batch, which may round differently, no more.
+    torch.testing.assert_close(together[[1, 4]], plain[[1, 4]], atol=1e-5, rtol=1e-5)
     for row in (0, 2, 3):
         assert not torch.allclose(together[row], plain[row], atol=1e-2)
 
@@ -183,7 +184,7 @@ def test_training_mixes_softly_with_noise_and_skips(model):
     model.gate_noise = 5.0
     noisy = model(features(2), **arguments)
     spread = [torch.cat([g.logit().flatten() for g in o.encoder_gate_values[:1]]) for o in (first, noisy)]
-    assert 4.0 < float((spread[1] - spread[0]).std()) < 6.0
+    assert 4.0 < float((spread[1] - spread[0]).detach().std()) < 6.0
     model.gate_noise = 0.0
 
     for layer in (*model.model.encoder.layers, *model.model.decoder.layers):

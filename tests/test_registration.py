@@ -62,7 +62,7 @@ print(json.dumps({'new': sorted(new), 'same': before[1:] == first[1:] == state()
 
 def test_the_core_needs_none_of_the_heavy_libraries(tmp_path):
     """Silent: opening a model needing datasets, peft or jiwer."""
-    heavy = ("datasets", "jiwer", "peft", "matplotlib", "scipy")
+    heavy = ("datasets", "jiwer", "peft", "matplotlib")
     code = f"import json, sys, distil_whisper_hf; print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
     assert run(code, tmp_path) == []
 
@@ -77,7 +77,7 @@ with torch.no_grad():
 generated = model.generate(features['inputs'], language=['ca', 'en'], max_new_tokens=5)
 print(json.dumps({
     'module': type(model).__module__, 'installed': 'distil_whisper_hf' in sys.modules,
-    'experts': list(model.expert_names), 'same': bool(torch.equal(logits, features['logits'])),
+    'experts': list(model.expert_names), 'difference': float((logits - features['logits']).abs().max()),
     'tokens': generated.tolist(),
 }))
 """
@@ -106,7 +106,7 @@ print(json.dumps({{}}))
     arguments = [str(tmp_path / "saved"), str(tmp_path / "features.pt")]
     found = run(f"import sys; sys.argv[1:] = {arguments!r}\n" + REMOTE, tmp_path, package=False)
     assert found["module"].startswith("transformers_modules.") and not found["installed"]
-    assert found["experts"] == ["ca"] and found["same"]
+    assert found["experts"] == ["ca"] and found["difference"] < 1e-5
     assert found["tokens"] == model.generate(inputs, language=["ca", "en"], max_new_tokens=5).tolist()
 
 
