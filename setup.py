@@ -18,7 +18,7 @@ def read_version() -> str:
 
 
 CORE = [
-    "torch>=2.6,<2.15",
+    "torch>=2.13,<2.14",
     "transformers>=5.20,<5.24",
     "safetensors>=0.8,<1",
     "huggingface_hub>=2.0,<3",
@@ -45,7 +45,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["distil_whisper_hf", "distil_whisper_hf.*"]),
-    package_data={"distil_whisper_hf": ["py.typed"]},
+    package_data={"distil_whisper_hf": ["py.typed"], "distil_whisper_hf.evaluation": ["data/*.csv"]},
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
