@@ -217,6 +217,28 @@ def test_soft_mixture_follows_its_equation(model, routing):
     assert torch.equal(output[1], layer.shared_feed_forward(z)[1]) and gates[1].eq(0).all()
 
 
+@pytest.mark.parametrize("routing", ["gather", "dense"])
+def test_straight_through_gates_are_hard_with_a_soft_gradient(whisper_folder, routing):
+    """Silent: training that mixes paths where evaluation takes one, or gates that get no gradient."""
+    model = with_experts(whisper_folder, "ca", gate_estimator="straight_through", expert_routing=routing)
+    layer = model.model.encoder.layers[0]
+    z = torch.randn(2, 20, 64, generator=torch.Generator().manual_seed(4))
+    plan = model.model._routing(torch.tensor([0, 0]), 0.0)
+    hard, hard_gates = layer.language_experts(z, layer.shared_feed_forward, plan)
+    model.train()
+    expert = layer.language_experts["ca"]
+    layer.language_experts.skip_probability = expert.gate_dropout = expert.expert_dropout = 0.0
+    output, gates = layer.language_experts(z, layer.shared_feed_forward, plan)
+    torch.testing.assert_close(output, hard, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gates, hard_gates, atol=1e-6, rtol=0)
+    assert 0 < hard_gates.mean() < 1
+    gates.sum().backward()
+    logits = expert.gate_logits(z)
+    hidden = (z @ expert.gate_in.weight.T + expert.gate_in.bias).relu()
+    expected = ((logits.sigmoid() * (1 - logits.sigmoid())).unsqueeze(-1) * hidden).sum((0, 1))
+    torch.testing.assert_close(expert.gate_out.weight.grad[0], expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_only_experts_in_the_batch_get_gradients(model, checkpointing):
     """Silent: frozen weights that train, or gate values cut off from their gradient by gradient checkpointing."""
