@@ -228,10 +228,10 @@ class ExpertVerbsMixin:
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         config = _load_config(source, config, kwargs, hub)
         wanted = list(config.language_experts) if experts is None else [check_expert_name(name) for name in experts]
-        base, base_hub = source, {}
-        if source is not None and config.base_model_name_or_path and not has_base_weights(source, **hub):
+        base, base_hub, named = source, {}, config.base_model_name_or_path
+        if source is not None and named not in (None, str(source)) and not has_base_weights(source, **hub):
             # The base is another repository: this one's revision and subfolder mean nothing there.
-            base = config.base_model_name_or_path
+            base = named
             base_hub = {"revision": "main", "subfolder": ""}
         beside = [name for name in wanted if source is not None and find_expert(name, source, **hub) is not None]
         inside = [name for name in wanted if name not in beside]
