@@ -58,7 +58,7 @@ class Clips(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         audio, rate = soundfile.read(self.rows[index]["path"], dtype="float32")
-        # Whisper begins its text with a space: without it, the first token alone costs some 8 nats.
+        # Whisper begins its text with a space; without it, the first token is one that it does not expect.
         text = self.processor.tokenizer(" " + self.rows[index]["sentence"], add_special_tokens=False).input_ids
         features = self.processor.feature_extractor(audio, sampling_rate=rate, return_tensors="pt").input_features[0]
         return {"input_features": features, "labels": [*self.prompt, *text, self.processor.tokenizer.eos_token_id]}

@@ -32,8 +32,7 @@ class LabelBuilder:
         task: what follows the language token.
         leading_space: "as_whisper" puts a space before the text in languages that are written with spaces, as Whisper
             itself does. "never" is what most fine-tuning scripts do, and the original DistilWhisper: the first word is
-            then a token that the model all but excludes (9 nats instead of 1 for whisper-base, a third of the loss of
-            a sentence), so that training first unlearns how Whisper begins.
+            then a token that the model does not expect, so that training first unlearns how Whisper begins.
 
     Raises:
         ValueError: an unknown choice, or a tokenizer that is not a multilingual Whisper's.
