@@ -46,6 +46,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["distil_whisper_hf", "distil_whisper_hf.*"]),
     package_data={"distil_whisper_hf": ["py.typed"], "distil_whisper_hf.evaluation": ["data/*.csv"]},
+    entry_points={"console_scripts": ["distil-whisper=distil_whisper_hf.cli:main"]},
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={

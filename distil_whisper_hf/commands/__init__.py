@@ -1,0 +1,1 @@
+"""Programs: each module has `main(arguments)`, which `distil-whisper` and the files in examples/ call."""

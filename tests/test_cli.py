@@ -1,0 +1,30 @@
+"""The console command: what it lists, what it runs, what it refuses."""
+
+import importlib
+
+import pytest
+
+from distil_whisper_hf import __version__, cli
+
+
+def test_help_lists_every_command(capsys):
+    """Prevents a command that nobody can find."""
+    assert cli.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed and command.purpose in printed for name, command in cli.COMMANDS.items())
+
+
+def test_unknown_and_missing_commands_are_refused(capsys):
+    """Prevents a mistyped command from passing as success."""
+    assert cli.main(["trian"]) == 2
+    assert "'trian'" in capsys.readouterr().err
+    assert cli.main([]) == 2
+    assert cli.main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_a_program(name):
+    """Prevents a command whose module was renamed."""
+    module = importlib.import_module(f"distil_whisper_hf.commands.{cli.COMMANDS[name].module}")
+    assert callable(module.main) and module.__doc__
