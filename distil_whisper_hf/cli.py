@@ -18,7 +18,11 @@ class Command(NamedTuple):
 
 
 # Imported when called only: each needs other libraries.
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "convert": Command("convert", "turn a checkpoint of the original release into base and expert files"),
+    "push": Command("push", "push a release or an expert to the Hub"),
+    "release": Command("release", "make the folder that would be pushed, from trained experts"),
+}
 
 
 def usage() -> str:

@@ -241,9 +241,10 @@ class ExpertVerbsMixin:
         wanted = list(config.language_experts) if experts is None else [check_expert_name(name) for name in experts]
         base, base_hub, named = source, {}, config.base_model_name_or_path
         if source is not None and named not in (None, str(source)) and not has_base_weights(source, **hub):
-            # The base is another repository: this one's revision and subfolder mean nothing there.
+            # The base is another repository: this one's revision and subfolder mean nothing there, nor does the commit
+            # that the Auto classes put into `adapter_kwargs`. And it was named by a repository, so no pickle is read.
             base = named
-            base_hub = {"revision": "main", "subfolder": "", "use_safetensors": True}
+            base_hub = {"revision": "main", "subfolder": "", "adapter_kwargs": {}, "use_safetensors": True}
         beside = [name for name in wanted if source is not None and find_expert(name, source, **hub) is not None]
         inside = [name for name in wanted if name not in beside]
         unknown = [name for name in inside if name not in config.language_experts]

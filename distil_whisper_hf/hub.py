@@ -151,9 +151,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _explain(error: Exception, push: _Push, secrets: Iterable[str]) -> str:
-    # The library wraps the reason of a failed upload.
-    reason = without_tokens(" ".join(str(part) for part in (error, error.__cause__) if part), secrets)
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    # The client wraps the reason of a failed upload.
+    chain = [one for one in (error, error.__cause__) if one is not None]
+    reason = without_tokens(" ".join(str(one).strip() for one in chain), secrets)
+    statuses = [one.response.status_code for one in chain if isinstance(one, HfHubHTTPError)]
+    status = statuses[0] if statuses else None
     remedy = {
         401: "Log in with `hf auth login`, or pass `token=`.",
         403: "Use a token that may write there, or `create_pr=True`.",

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import CONFIG_NAME
 
 from .cards import model_card
-from .checkpoints import local_experts, write_expert
+from .checkpoints import ExpertFile, local_experts, write_expert
 from .hub import CARD_NAME, EVAL_RESULTS_FILE, RESULTS_FILE, SHARED_FILES, code_files, push_folder
 from .listing import is_weight_file
 from .results import eval_result_file, read_results
@@ -81,9 +81,48 @@ def complete_release(
     (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
-def public_base(config: Mapping[str, Any], base_model: str | None) -> str:
-    """The name that others find the base by; raises ValueError if only a local folder is known."""
-    name = base_model or config.get("base_model_name_or_path")
+def write_experts(
+    model: PreTrainedModel, files: Iterable[ExpertFile], folder: str | os.PathLike, *, base_model: str
+) -> None:
+    """Write an expert-only checkpoint for others: experts as they are, whose base is named `base_model`.
+
+    Args:
+        model: the base, opened as `DistilWhisperForConditionalGeneration`; it gives the configuration.
+        files: experts that fit it.
+        folder: made if needed.
+        base_model: the base's name on the Hub (see `public_base`).
+    """
+    files = [replace(file, base_model=base_model) for file in files]
+    config = copy.deepcopy(model.config)
+    config.base_model_name_or_path = base_model
+    token_ids = config.language_token_ids
+    config.language_experts = {
+        file.name: {
+            **config.language_experts.get(file.name, {"language_token_id": token_ids.get(file.language)}),
+            "language": file.language,
+            "training": file.training,
+        }
+        for file in files
+    }
+    config.architectures = ["DistilWhisperForConditionalGeneration"]
+    config.dtype = str(model.dtype).removeprefix("torch.")
+    config.save_pretrained(folder)
+    model._save_generation_config(Path(folder))
+    for file in files:
+        write_expert(file, folder, config)
+
+
+def public_base(known: str | None, base_model: str | None) -> str:
+    """The name that others find a base by.
+
+    Args:
+        known: what it was opened from.
+        base_model: what the user calls it; goes before.
+
+    Raises:
+        ValueError: only a local folder is known.
+    """
+    name = base_model or known
     if name is None or not HUB_NAME.fullmatch(name) or (base_model is None and Path(name).exists()):
         raise ValueError(
             f"Expected a base that others can open, got {name!r}. Name the repository that it came from, "
@@ -155,7 +194,8 @@ class PublishingMixin:
         names = [name] if isinstance(name, str) else list(name)
         by_name = results if results is None or not isinstance(name, str) else {name: results}
         with tempfile.TemporaryDirectory() as folder:
-            self.save_experts(folder, names, base_model=base_model)
+            base_model = public_base(self.config.base_model_name_or_path, base_model)
+            write_experts(self, [self._expert_file(name) for name in names], folder, base_model=base_model)
             processor = processor or self._own_processor()
             complete_release(folder, repo_id, processor=processor, results=by_name, with_code=with_code)
             return push_folder(
@@ -196,7 +236,7 @@ class PublishingMixin:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
             known = base_model or config.get("base_model_name_or_path")
-            # The base is inside: a folder's name would only say where it once lay.
+            # The base is inside: the name of a folder would only say where it once lay.
             public = known is not None and HUB_NAME.fullmatch(known) and not Path(known).exists()
             config["base_model_name_or_path"] = known if public else None
             (folder / CONFIG_NAME).write_text(_json(config), encoding="utf-8")
@@ -212,21 +252,6 @@ class PublishingMixin:
                 commit_description=commit_description,
                 token=token,
             )
-
-    def save_experts(self, folder: str | os.PathLike, names: Iterable[str], *, base_model: str | None = None) -> None:
-        """Write an expert-only checkpoint of some experts, for others: its base is named as `base_model` on the Hub."""
-        folder, names = Path(folder), list(names)
-        public = public_base(self.config.to_dict(), base_model)
-        files = [replace(self._expert_file(name), base_model=public) for name in names]
-        config = copy.deepcopy(self.config)
-        config.base_model_name_or_path = public
-        config.language_experts = {name: config.language_experts[name] for name in names}
-        config.architectures = ["DistilWhisperForConditionalGeneration"]
-        config.dtype = str(self.dtype).removeprefix("torch.")
-        config.save_pretrained(folder)
-        self._save_generation_config(folder)
-        for file in files:
-            write_expert(file, folder, config)
 
     def _own_processor(self) -> ProcessorMixin:
         base = self.config.base_model_name_or_path

@@ -78,6 +78,8 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.lock = threading.RLock()
+        # Where so many commits wait for each other: writers at the same time.
+        self.meeting: threading.Barrier | None = None
         (folder / "blobs").mkdir(parents=True)
         handler = type("BoundHandler", (Handler,), {"hub": self})
         # Large files lie at another address, as on the real Hub: clients must not take their token there.
@@ -233,7 +235,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def note(self, status: int) -> None:
         with self.hub.lock:
-            self.hub.requests.append(Request(self.command, self.route, status, self.received, self.sent, bool(self.token())))
+            self.hub.requests.append(
+                Request(self.command, self.route, status, self.received, self.sent, bool(self.token()))
+            )
 
     def answer(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
         if self.late:
@@ -377,6 +381,9 @@ class Handler(BaseHTTPRequestHandler):
         oid = repo and self.at(repo, revision)
         if oid is None:
             return
+        if self.hub.meeting is not None:
+            self.hub.meeting.wait(timeout=30)
+            self.hub.meeting = None
         lines = [json.loads(line) for line in self.body.read_bytes().splitlines()]
         with self.hub.lock:
             header = lines[0]["value"]
