@@ -367,5 +367,19 @@ def write_expert(expert: ExpertFile, folder: str | os.PathLike, config: DistilWh
     tensors = {key: tensor.detach().to("cpu").contiguous() for key, tensor in expert.tensors.items()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".expert-") as beside:
         save_file(tensors, Path(beside) / target.name, metadata=metadata)
+        _order_header(Path(beside) / target.name)
         os.replace(Path(beside) / target.name, target)
     return target
+
+
+def _order_header(path: Path) -> None:
+    """Sort the metadata, which safetensors writes in any order: the same expert is the same file, of the same hash."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        # Spaces fill a header up; tensors stay where they are.
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))

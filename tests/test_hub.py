@@ -26,7 +26,8 @@ def logits(some, *languages):
     with torch.no_grad():
         return some(inputs[:len(languages)], decoder_input_ids=prompts(*languages)).logits
 def same(one, other, *languages):
-    return torch.equal(logits(one, *languages), logits(other, *languages))
+    # To rounding: files are mapped into memory, where other kernels may take them.
+    return bool((logits(one, *languages) - logits(other, *languages)).abs().max() < 1e-5)
 """
 TRANSCRIBE = """
 import sys, numpy as np
@@ -301,7 +302,6 @@ def test_a_whole_model_is_pushed_with_its_base(hub, run):
         "model.save_pretrained('whole', push_to_hub=True, repo_id='user/whole', commit_message='One file')\n"
         "randomize_expert(model, 'ca', 3)\nmodel.push_expert_to_hub('user/whole', 'ca')"
     )
-    assert [name for name in blobs(hub, "user/whole") if name.startswith("model")] == ["model.safetensors"] or True
     names = {name for name in blobs(hub, "user/whole") if name.endswith((".safetensors", ".index.json"))}
     assert names == {"model.safetensors", "expert.ca.safetensors"} and "One file" in history(hub, "user/whole")
     assert run(
@@ -374,4 +374,6 @@ def test_a_repository_names_no_files_outside_and_no_pickles(hub, run, home):
     open_model = "DistilWhisperForConditionalGeneration.from_pretrained({!r})"
     assert "Expected an expert name" in run.answer(open_model.format("user/names"))["message"]
     assert run.answer(open_model.format("user/pickle"))["error"] == "OSError"
-    assert not list(home.rglob("pytorch_model.bin")) and not list(home.rglob("*evil*"))
+    # The client notes with empty files what is not there.
+    assert not [path for path in home.rglob("pytorch_model.bin") if ".no_exist" not in path.parts]
+    assert not list(home.rglob("*evil*"))
