@@ -310,6 +310,22 @@ def test_a_whole_model_is_pushed_with_its_base(hub, run):
     )
 
 
+def test_folders_are_pushed_by_command(hub, run, home, tmp_path):
+    """Silent: pickles and optimiser states of a training folder sent along; a failure that exits with 0."""
+    (tmp_path / "training_args.bin").write_bytes(b"x")
+    (tmp_path / "optimizer.pt").write_bytes(b"x")
+    run(f"from distil_whisper_hf import cli\nmodel.save_expert('gl', {str(tmp_path)!r})")
+    push = f"result = cli.main(['push', {str(tmp_path)!r}, 'user/folder', *{{!r}}])"
+    assert run(push.format(["--base", "openai/tiny", "--private", "--message", "By command"])) == 0
+    assert hub.repos["user/folder"].private and history(hub, "user/folder")[1:] == ["By command"]
+    names = blobs(hub, "user/folder")
+    assert "expert.gl.safetensors" in names and not any(name.endswith((".bin", ".pt", "SUMS")) for name in names)
+    assert run.answer(push.format([]))["error"] == "ValueError"
+    hub.fail("POST", "/commit/", status=500)
+    run("randomize_expert(model, 'gl', 9)\n" + f"model.save_expert('gl', {str(tmp_path)!r})")
+    assert run(push.format(["--base", "openai/tiny"])) == 1 and len(history(hub, "user/folder")) == 2
+
+
 def test_experts_of_another_base_are_refused_before_they_are_sent(hub, run, pushed):
     """Silent: a repository whose configuration names one base and whose experts need another."""
     hub.requests.clear()
