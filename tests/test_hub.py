@@ -253,15 +253,21 @@ def test_tokens_are_told_apart_and_never_shown(hub, run, pushed, home, tmp_path)
     assert "log in" in failed(hub, run, REPO, push.format("hf_" + "x" * 30)).lower()
     # The HTTP library names a header that it cannot send, with its value.
     broken = "hf_" + "q" * 30 + "\n"
-    answer = run.answer(push.format(broken))
-    assert answer["error"] == "HubPushError" and broken.strip() not in answer["traceback"]
+    for code in (push.format(broken), f"list_experts({REPO!r}, token={broken!r})"):
+        answer = run.answer(code)
+        assert answer["error"] == "ValueError" and broken.strip() not in answer["traceback"]
+    shown = run(
+        "from distil_whisper_hf.hub import without_tokens\n"
+        f"result = without_tokens('Bearer ' + repr({broken!r}) + ' other-secret', [{broken!r}, 'other-secret'])"
+    )
+    assert shown == "Bearer '[token]' [token]"
     assert not any(request.token for request in hub.requests if request.path.startswith("/lfs/"))
     for secret in (WRITER, "hf_" + "z" * 30):
         answer = run.answer(
             f"model.config.language_experts['gl']['training'] = {{'hub_token': {secret!r}}}\n"
             "model.push_expert_to_hub('user/leak', 'gl')"
         )
-        assert answer["error"] == "ValueError" and "expert.gl.safetensors" not in hub.repos
+        assert answer["error"] == "ValueError"
         assert "found one in" in answer["message"] and secret not in answer["traceback"].split("ValueError")[-1]
     run("model.config.language_experts['gl']['training'] = {}")
     assert "user/leak" not in hub.repos
