@@ -111,8 +111,9 @@ def push_folder(
         push.prepare(private)
         return push.commit(commit_message or f"Upload {names}", commit_description)
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        # Not `from error`: the client's own messages and causes may hold a header with the token in it.
-        raise HubPushError(_explain(error, push, secrets)) from None
+        message = _explain(error, push, secrets)
+    # Outside, so that it does not carry the client's errors along: they may hold a header with the token in it.
+    raise HubPushError(message)
 
 
 def code_files() -> list[Path]:
