@@ -18,7 +18,10 @@ class Command(NamedTuple):
 
 
 # Imported when called only: each needs other libraries.
-COMMANDS: dict[str, Command] = {}
+COMMANDS = {
+    "baseline": Command("baseline", "full fine-tuning or LoRA on the same data, to compare with"),
+    "train": Command("train", "experts from speech, with test scores"),
+}
 
 
 def usage() -> str:
