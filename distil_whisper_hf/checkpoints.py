@@ -302,5 +302,21 @@ def write_expert(expert: ExpertFile, folder: str | os.PathLike, config: DistilWh
     tensors = {key: tensor.detach().to("cpu").contiguous() for key, tensor in expert.tensors.items()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".expert-") as beside:
         save_file(tensors, Path(beside) / target.name, metadata=metadata)
+        _sort_header(Path(beside) / target.name)
         os.replace(Path(beside) / target.name, target)
     return target
+
+
+def _sort_header(path: Path) -> None:
+    """Put the header of a safetensors file in order: the library shuffles it, and equal experts shall be equal files.
+
+    The file is 8 bytes (the length of the header, little endian), the header as JSON, then the tensors' bytes.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        # As long as before, spaces included: the same entries in another order.
+        ordered = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(ordered) == length:
+            file.seek(8)
+            file.write(ordered)

@@ -92,6 +92,9 @@ def training_rows(
     seed: int = 0,
 ) -> SpeechDataset:
     """The training set, its clips joined if that is wanted."""
+    window = processor.feature_extractor.chunk_length
+    if run.join_seconds > window:
+        raise ValueError(f"join_seconds must be at most the model's window of {window} s, got {run.join_seconds:g}.")
     if run.join_seconds > 0:
         clips = join_clips(clips, labels=labels, max_seconds=run.join_seconds, copies=run.join_copies, seed=seed)
     cache = None if run.feature_cache is None else FeatureCache(run.feature_cache)

@@ -190,10 +190,9 @@ def table(rows: Sequence[TestRow]) -> str:
     header = "| set | domain | language | system | WER % | CER % | ins | del | sub | loops | clips |"
     lines = [header, "|---|---|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
-        errors = f"{row.insertions} | {row.deletions} | {row.substitutions} | {row.loops} | {row.clips}"
-        lines.append(
-            f"| {row.dataset} | {row.domain} | {row.language} | {row.system} | {row.wer:.1f} | {row.cer:.1f} | {errors} |"
-        )
+        names = (row.dataset, row.domain, row.language, row.system, f"{row.wer:.1f}", f"{row.cer:.1f}")
+        counts = (row.insertions, row.deletions, row.substitutions, row.loops, row.clips)
+        lines.append("| " + " | ".join(map(str, (*names, *counts))) + " |")
     return "\n".join([*lines, "", f"Normaliser: {', '.join(sorted({row.normalizer for row in rows}))}."])
 
 

@@ -1,8 +1,8 @@
 """Short clips joined to fill Whisper's window.
 
-Whisper computes 30 s whatever the clip lasts, so a data set of clips of 4 s spends most of a step on silence. Joined,
-the same step hears several times as many words. Lengths of joined clips are drawn evenly up to the limit, so that single
-short clips stay among them and the model does not forget how those end.
+Whisper computes 30 s whatever the clip lasts, so a data set of clips of 4 s spends most of a step on silence. With
+joined clips the same step hears several times as many words. Lengths of joined clips are drawn evenly up to the limit,
+so that single short clips stay among them and the model does not forget how those end.
 """
 
 from __future__ import annotations

@@ -163,8 +163,11 @@ class SpeechTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss, tokens and labels of a batch: generated in the language of each label, or without `predict_with_generate`
-        the most likely token at every position; `(batch, tokens)`, -100 after the end of labels."""
+        """Loss, tokens and labels `(batch, tokens)` of a batch; -100 after the end of labels.
+
+        Tokens are generated in the language of each label; without `predict_with_generate` they are the most likely
+        ones at every position.
+        """
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():

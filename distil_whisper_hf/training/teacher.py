@@ -1,7 +1,7 @@
 """The larger Whisper that an expert learns from.
 
-Any Whisper can teach whose vocabulary the student's tokens are all found in and whose windows are as long: the student's
-own kind, or large-v3 and turbo, which hear 128 mel bins and have one more language token. Everything is checked when a
+Any Whisper can teach whose windows are as long and whose vocabulary has all of the student's tokens: one of its own
+kind, or large-v3 and turbo, which hear 128 mel bins and have one more language token. Everything is checked when a
 teacher is made, not in the middle of a run.
 """
 
