@@ -150,12 +150,14 @@ def read_speech(arguments: SpeechArguments, labels: LabelBuilder, extractor: Whi
         clips = _screened(_read(source, language, None, arguments, "test"), screen, report)
         out_of_domain.append(_name(source, test_sets))
         test_sets[out_of_domain[-1]] = clips
+    # Clips of any test set are taken out of training, those of other domains too.
+    test = [clip for part in parts for clip in part.test]
     joined = join_splits(
         train=[clip for part in parts for clip in part.train],
         dev=[clip for part in parts for clip in part.dev],
-        test=[clip for part in parts for clip in part.test],
+        test=[*test, *(clip for name in out_of_domain for clip in test_sets[name])],
     )
-    return Speech(joined, test_sets, tuple(out_of_domain), report)
+    return Speech(replace(joined, test=test), test_sets, tuple(out_of_domain), report)
 
 
 def _splits(
