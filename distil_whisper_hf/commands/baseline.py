@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     model = WhisperForConditionalGeneration.from_pretrained(run.model)
     if baseline.method == "lora":
-        model = _with_adapters(model, baseline)
+        model = with_adapters(model, baseline)
     model = model.to(training.device)
     dev = speech.splits.dev
     trainer = SpeechTrainer(
@@ -96,9 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _with_adapters(
+def with_adapters(
     model: WhisperForConditionalGeneration, baseline: BaselineArguments
 ) -> WhisperForConditionalGeneration:
+    """The model with adapters on `fc1` and `fc2` of every layer, which alone train."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
