@@ -16,7 +16,7 @@ import time
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import AutoProcessor, TrainerCallback, WhisperForConditionalGeneration
+from transformers import AutoProcessor, TrainerCallback, WhisperForConditionalGeneration, WhisperProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.commands.baseline import BaselineArguments, with_adapters
@@ -25,6 +25,7 @@ from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.labels import LabelBuilder
+from distil_whisper_hf.training.speech_datasets import SpeechDataset
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 from distil_whisper_hf.training.teacher import Teacher
 from distil_whisper_hf.training.trainer import DistilWhisperTrainer
@@ -72,7 +73,7 @@ def peak_bytes() -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
 
-def read(args: argparse.Namespace):
+def read(args: argparse.Namespace) -> tuple[WhisperProcessor, LabelBuilder, SpeechDataset]:
     processor = AutoProcessor.from_pretrained(args.base)
     labels = LabelBuilder(processor.tokenizer)
     speech = read_speech(

@@ -84,7 +84,8 @@ def test_two_languages_from_folders_to_scores(base, catalan, galician, other_dom
     """Silent: a program that trains, and whose outcome, splits, rejections or scores nobody can use."""
     output = tmp_path / "out"
     words = ["train", "--model", str(base), "--teacher", "base", "--data", str(catalan), str(galician), "--where",
-             "suspect=0", "--test_data", str(other_domain), "--output_dir", str(output), "--join_seconds", "2", *TINY]  # fmt: skip
+             "suspect=0", "--test_data", str(other_domain), "--output_dir", str(output), "--join_seconds", "2",
+             *TINY]  # fmt: skip
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "25 clips" in printed and "3 empty_text, 3 unreadable, 3 too_long" in printed
@@ -240,7 +241,8 @@ class TestSources:
 
     def test_given_splits_are_taken(self, catalan, tmp_path, labels):
         """Silent: a source's own test set dealt out to training."""
-        rows = list(csv.DictReader(open(catalan / "metadata.csv", encoding="utf-8")))[:12]
+        with open(catalan / "metadata.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))[:12]
         with open(catalan / "given.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["file_name", "text", "language", "split"])

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from models import FRAMES, randomize_expert, save_whisper
-from speech_rows import Rows
 from safetensors.torch import load_file
+from speech_rows import Rows
 from tiny import tiny_feature_extractor, tiny_processor, tiny_tokenizer
 from torch.nn.functional import log_softmax
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
