@@ -20,6 +20,7 @@ class Command(NamedTuple):
 # Imported when called only: each needs other libraries.
 COMMANDS = {
     "baseline": Command("baseline", "full fine-tuning or LoRA on the same data, to compare with"),
+    "compare": Command("compare", "trained systems beside each other, and which gates open"),
     "train": Command("train", "experts from speech, with test scores"),
 }
 

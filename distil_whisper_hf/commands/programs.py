@@ -115,7 +115,7 @@ def report(
     folder: Path,
     **more: Any,
 ) -> list[TestRow]:
-    """Test systems, print the table, and write it with the transcripts into `results.json`.
+    """Test systems, print the table, and write it with the transcripts into `scores.json`.
 
     Args:
         systems: name -> model, tested in this order.
@@ -124,7 +124,15 @@ def report(
     sets = limited(speech, run)
     rows: list[TestRow] = []
     more = {**more, "test_precision": run.test_precision}
-    texts = {name: {"references": [clip.text for clip in clips]} for name, clips in sets.items()}
+    texts = {
+        name: {
+            "domain": "out" if name in speech.out_of_domain else "in",
+            "ids": [clip.id for clip in clips],
+            "languages": [clip.language for clip in clips],
+            "references": [clip.text for clip in clips],
+        }
+        for name, clips in sets.items()
+    }
     for system, model in systems.items():
         model = model.to(getattr(torch, run.test_precision))
         found, transcripts = test_model(
@@ -140,5 +148,5 @@ def report(
         for name, hypotheses in transcripts.items():
             texts[name][system] = hypotheses
     print(table(rows))
-    write_json(folder / "results.json", {**more, "rows": as_dicts(rows), "transcripts": texts})
+    write_json(folder / "scores.json", {**more, "rows": as_dicts(rows), "transcripts": texts})
     return rows

@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
         trained = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
         trained.load_expert(model.expert_names, output)
-        systems = {"whisper": base, "distilwhisper": trained} if run.test == "both" else {"distilwhisper": trained}
+        label = f"experts-{'clsr' if training.distillation == 'none' else training.distillation}"
+        systems = {"whisper": base, label: trained} if run.test == "both" else {label: trained}
         gates = {
             name: gate_use(trained, processor, _of_expert(speech.splits.test[: run.test_limit], name))
             for name in model.expert_names

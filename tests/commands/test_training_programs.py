@@ -96,10 +96,10 @@ def test_two_languages_from_folders_to_scores(base, catalan, galician, other_dom
     assert sorted(splits["test_sets"]) == ["calls", "catalan", "galician"]
     shared = {"clip0.wav", "clip1.wav"}
     assert len(splits["dropped"]) + len(shared & set(splits["test_sets"]["catalan"])) == 2
-    results = json.loads((output / "results.json").read_text())
+    results = json.loads((output / "scores.json").read_text())
     cells = {(row["system"], row["dataset"], row["domain"], row["language"]) for row in results["rows"]}
     expected = {("catalan", "in", "ca"), ("galician", "in", "gl"), ("calls", "out", "ca")}
-    assert cells == {(system, *cell) for system in ("whisper", "distilwhisper") for cell in expected}
+    assert cells == {(system, *cell) for system in ("whisper", "experts-js") for cell in expected}
     assert sorted(results["gates"]) == ["ca", "gl"]
     assert [len(results["gates"]["ca"][side]) for side in ("encoder", "decoder")] == [2, 3]
     assert results["command"].startswith("distil-whisper train --model")
@@ -116,7 +116,7 @@ def test_baselines_from_folder_to_scores(base, catalan, tmp_path, method):
     words = ["baseline", "--method", method, "--model", str(base), "--data", str(catalan), "--where", "suspect=0",
              "--output_dir", str(output), "--lora_rank", "4", *TINY]  # fmt: skip
     assert main(words) == 0
-    results = json.loads((output / "results.json").read_text())
+    results = json.loads((output / "scores.json").read_text())
     assert [row["system"] for row in results["rows"]] == ["whisper", method]
     weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (output / weights).is_file()
