@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,15 +14,18 @@ from transformers import WhisperFeatureExtractor
 
 from ..training.clips import Clip, select_subset
 from ..training.columns import Columns
-from ..training.hub_datasets import load_hub_dataset, read_dataset
+from ..training.hub_datasets import ClipStream, load_hub_dataset, read_dataset, stream_dataset
 from ..training.labels import LabelBuilder
 from ..training.manifests import read_common_voice, read_folder, read_manifest
 from ..training.screening import Screen, ScreeningReport, screen_clips
+from ..training.speech_datasets import RowMaker, StreamingSpeechDataset
 from ..training.splits import Splits, join_splits, split_clips
 
 _MANIFESTS = (".csv", ".tsv", ".jsonl")
 _METADATA = ("metadata.csv", "metadata.jsonl")
 _SPLITS = ("train", "dev", "test")
+# Clips that a stream holds to draw from.
+_SHUFFLED = 500
 
 
 @dataclass
@@ -72,6 +75,13 @@ class SpeechArguments:
     dataset_splits: list[str] = field(
         default_factory=lambda: ["train", "validation", "test"],
         metadata={"help": "Names of train, dev and test of data sets on the Hub."},
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training clips of data sets on the Hub while training (with --max_steps), without "
+            "downloading them first. There is no dev set then, and what is tested is --test_data."
+        },
     )
     audio_column: str | None = field(default=None, metadata={"help": "Column of the audio, if it has an unusual name."})
     text_column: str | None = field(default=None, metadata={"help": "Column of the transcript, likewise."})
@@ -138,13 +148,15 @@ def read_speech(arguments: SpeechArguments, labels: LabelBuilder, extractor: Whi
     report = ScreeningReport()
     parts: list[Splits] = []
     test_sets: dict[str, list[Clip]] = {}
-    languages = _one_for_each(arguments.language, arguments.data, "language")
-    experts = _one_for_each(arguments.expert, arguments.data, "expert")
-    for source, language, expert in zip(arguments.data, languages, experts, strict=True):
+    languages = one_for_each(arguments.language, arguments.data, "language")
+    experts = one_for_each(arguments.expert, arguments.data, "expert")
+    # What is streamed is not divided here.
+    sources = [] if arguments.streaming else arguments.data
+    for source, language, expert in zip(sources, languages, experts, strict=False):
         splits = _splits(source, language, expert, arguments, screen, report)
         parts.append(splits)
         test_sets[_name(source, test_sets)] = splits.test
-    languages = _one_for_each(arguments.test_language, arguments.test_data, "test_language")
+    languages = one_for_each(arguments.test_language, arguments.test_data, "test_language")
     out_of_domain = []
     for source, language in zip(arguments.test_data, languages, strict=True):
         clips = _screened(_read(source, language, None, arguments, "test"), screen, report)
@@ -158,6 +170,58 @@ def read_speech(arguments: SpeechArguments, labels: LabelBuilder, extractor: Whi
         test=[*test, *(clip for name in out_of_domain for clip in test_sets[name])],
     )
     return Speech(replace(joined, test=test), test_sets, tuple(out_of_domain), report)
+
+
+def stream_speech(
+    arguments: SpeechArguments,
+    labels: LabelBuilder,
+    make_row: RowMaker,
+    *,
+    rejections_file: Path | None = None,
+) -> StreamingSpeechDataset:
+    """Training clips of data sets on the Hub, read and screened while they are used, source after source in turn.
+
+    Args:
+        arguments: what to read; `dataset_splits` begins with the name of the training split.
+        labels: counts tokens.
+        make_row: makes a clip an input.
+        rejections_file: gets a line of JSON for each clip left out.
+    """
+    languages = one_for_each(arguments.language, arguments.data, "language")
+    experts = one_for_each(arguments.expert, arguments.data, "expert")
+    streams = []
+    for source, language, expert in zip(arguments.data, languages, experts, strict=True):
+        dataset = load_hub_dataset(
+            source,
+            config=arguments.dataset_config,
+            split=arguments.dataset_splits[0],
+            revision=arguments.dataset_revision,
+            streaming=True,
+        ).shuffle(seed=arguments.split_seed, buffer_size=_SHUFFLED)
+        choose = dict(pair.split("=", 1) for pair in arguments.where)
+        streams.append(
+            stream_dataset(
+                dataset, name=source, language=language, expert=expert, columns=arguments.columns(), where=choose
+            )
+        )
+    screen = Screen(labels, max_seconds=float(make_row.extractors["input_features"].chunk_length))
+    return StreamingSpeechDataset(ClipTurns(streams), screen, make_row, rejections_file=rejections_file)
+
+
+@dataclass
+class ClipTurns:
+    """Clips of several streams in turn, until the first of them ends: languages stay mixed from batch to batch."""
+
+    streams: list[ClipStream]
+
+    def __iter__(self) -> Iterator[Clip]:
+        for turn in zip(*self.streams, strict=False):
+            yield from turn
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle every stream anew."""
+        for stream in self.streams:
+            stream.set_epoch(epoch)
 
 
 def _splits(
@@ -256,7 +320,8 @@ def _screened(clips: list[Clip], screen: Screen, report: ScreeningReport) -> lis
     return kept
 
 
-def _one_for_each(values: Sequence[str], sources: Sequence[str], what: str) -> list[str | None]:
+def one_for_each(values: Sequence[str], sources: Sequence[str], what: str) -> list[str | None]:
+    """A value for every source, from none, one for all, or one for each; anything else is a ValueError."""
     if len(values) not in (0, 1, len(sources)):
         raise ValueError(f"Expected one {what} for all {len(sources)} sources or one for each, got {len(values)}.")
     return list(values) if len(values) == len(sources) else [values[0] if values else None] * len(sources)

@@ -24,7 +24,7 @@ from ..training.teacher import BaseTeacher, Teacher
 from ..training.trainer import DistilWhisperTrainer
 from .programs import RunArguments, command_line, parse, report, training_rows
 from .scoring import gate_use
-from .speech import SpeechArguments, read_speech
+from .speech import Speech, SpeechArguments, one_for_each, read_speech, stream_speech
 
 
 @dataclass
@@ -73,23 +73,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expert_dropout=expert.expert_dropout,
         gate_dropout=expert.gate_dropout,
     )
-    for name, language in sorted({(clip.expert or clip.language, clip.language) for clip in speech.splits.train}):
+    for name, language in _experts(speech_arguments, speech.splits.train):
         model.add_expert(name, language=language)
     model = model.to(training.device)
     teacher = _open_teacher(expert, model, processor)
+    extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None
+    if speech_arguments.streaming:
+        make_row = RowMaker(processor.feature_extractor, teacher_extractor=extractor)
+        rejections = output / "rejections.jsonl"
+        rows = stream_speech(speech_arguments, labels, make_row, rejections_file=rejections)
+    else:
+        clips = speech.splits.train
+        rows = training_rows(
+            clips, run, labels=labels, processor=processor, teacher_extractor=extractor, seed=training.seed
+        )
     trainer = DistilWhisperTrainer(
         model,
         training,
         processing_class=processor,
         teacher=teacher,
-        train_dataset=training_rows(
-            speech.splits.train,
-            run,
-            labels=labels,
-            processor=processor,
-            teacher_extractor=teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None,
-            seed=training.seed,
-        ),
+        train_dataset=rows,
         eval_dataset=_dev_set(speech.splits.dev, processor, teacher),
         compute_metrics=PredictionMetrics(processor.tokenizer) if training.predict_with_generate else None,
     )
@@ -101,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         clip["training"]["clips"] = sum((c.expert or c.language) == name for c in speech.splits.train)
         clip["training"]["steps"] = outcome.global_step
     trainer.save_model()
-    left_out = trainer.train_dataset.failures()
-    print(f"{outcome.global_step} steps in {seconds:.0f} s; {len(left_out)} clips could not be read in training")
+    left_out = sum(rows.counts().values()) if speech_arguments.streaming else len(rows.failures())
+    print(f"{outcome.global_step} steps in {seconds:.0f} s; {left_out} clips were left out in training")
     if run.test != "none" and trainer.is_world_process_zero():
         # Opened anew, as users will: the trainer leaves mixed precision wrapped around the model that it trained.
         base = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
@@ -111,8 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         label = f"experts-{'clsr' if training.distillation == 'none' else training.distillation}"
         systems = {"whisper": base, label: trained} if run.test == "both" else {label: trained}
         gates = {
-            name: gate_use(trained, processor, _of_expert(speech.splits.test[: run.test_limit], name))
+            name: gate_use(trained, processor, clips[: run.test_limit])
             for name in model.expert_names
+            if (clips := _of_expert(speech, name))
         }
         report(
             systems,
@@ -146,5 +150,18 @@ def _dev_set(clips: list[Clip], processor: object, teacher: Teacher | BaseTeache
     return SpeechDataset(clips, RowMaker(processor.feature_extractor, teacher_extractor=extractor)) if clips else None
 
 
-def _of_expert(clips: list[Clip], name: str) -> list[Clip]:
-    return [clip for clip in clips if (clip.expert or clip.language) == name]
+def _of_expert(speech: Speech, name: str) -> list[Clip]:
+    """Test clips of an expert: those of its own domain, or of any where there are none."""
+    everywhere = [clip for clips in speech.test_sets.values() for clip in clips]
+    return [clip for clip in speech.splits.test or everywhere if (clip.expert or clip.language) == name]
+
+
+def _experts(arguments: SpeechArguments, clips: list[Clip]) -> list[tuple[str, str]]:
+    """Name and language of every expert to train."""
+    if not arguments.streaming:
+        return sorted({(clip.expert or clip.language, clip.language) for clip in clips})
+    languages = one_for_each(arguments.language, arguments.data, "language")
+    experts = one_for_each(arguments.expert, arguments.data, "expert")
+    if None in languages:
+        raise ValueError("Expected the language of every streamed source, which cannot be looked up: --language ca.")
+    return sorted({(name or language, language) for name, language in zip(experts, languages, strict=True)})

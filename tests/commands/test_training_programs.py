@@ -109,6 +109,28 @@ def test_two_languages_from_folders_to_scores(base, catalan, galician, other_dom
     assert (training["distillation"], training["teacher"], training["steps"]) == ("js", "base", 2)
 
 
+def test_streamed_clips_train_without_a_download(base, catalan, other_domain, tmp_path):
+    """Silent: a stream that is loaded whole, screened by nobody, or prompted in no language."""
+    from datasets import Audio, Dataset
+
+    with open(catalan / "metadata.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sounds = [{"path": row["file_name"], "bytes": (catalan / row["file_name"]).read_bytes()} for row in rows]
+    table = Dataset.from_dict({"audio": sounds, "text": [row["text"] for row in rows]})
+    table.cast_column("audio", Audio(decode=False)).to_parquet(tmp_path / "hub" / "train.parquet")
+    output = tmp_path / "out"
+    words = ["train", "--model", str(base), "--distillation", "none", "--data", str(tmp_path / "hub"), "--streaming",
+             "--language", "ca", "--test_data", str(other_domain), "--output_dir", str(output), "--test", "trained",
+             *TINY, "--max_steps", "10"]  # fmt: skip
+    assert main(words) == 0
+    rejected = [json.loads(line) for line in (output / "rejections.jsonl").read_text().splitlines()]
+    assert {entry["reason"] for entry in rejected} >= {"empty_text", "too_long", "unreadable"}
+    scores = json.loads((output / "scores.json").read_text())
+    assert {row["dataset"] for row in scores["rows"]} == {"calls"} and sorted(scores["gates"]) == ["ca"]
+    with pytest.raises(ValueError, match="Expected the language of every streamed source"):
+        main([word for word in words if word not in ("--language", "ca")])
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_baselines_from_folder_to_scores(base, catalan, tmp_path, method):
     """Silent: a baseline that is saved in a form which its own test does not open."""
