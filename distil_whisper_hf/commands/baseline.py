@@ -6,21 +6,18 @@ distil-whisper baseline examples/recipes/lora.json --model openai/whisper-small 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoProcessor, WhisperForConditionalGeneration, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import WhisperForConditionalGeneration
 
 from ..evaluation.prediction_metrics import PredictionMetrics
 from ..training.arguments import SpeechTrainingArguments
-from ..training.labels import LabelBuilder
 from ..training.speech_datasets import RowMaker, SpeechDataset
 from ..training.speech_trainer import SpeechTrainer
-from .programs import RunArguments, command_line, parse, report, training_rows
-from .speech import SpeechArguments, read_speech
+from .programs import RunArguments, command_line, finish, parse, prepare, report, train, training_rows
+from .speech import SpeechArguments
 
 
 @dataclass
@@ -45,54 +42,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run, speech_arguments, baseline, training = parse(
         kinds, arguments, program="distil-whisper baseline", description=__doc__
     )
-    if run.model is None:
-        raise ValueError("Expected a Whisper to start from, got none. Name it: --model openai/whisper-small.")
-    set_seed(training.seed)
-    output = Path(training.output_dir)
-    processor = AutoProcessor.from_pretrained(run.model)
-    labels = LabelBuilder(processor.tokenizer, leading_space=speech_arguments.leading_space)
-    speech = read_speech(speech_arguments, labels, processor.feature_extractor)
-    print(speech.report.summary())
-    print(speech.splits.report())
-    speech.save(output)
-
-    model = WhisperForConditionalGeneration.from_pretrained(run.model)
-    if baseline.method == "lora":
-        model = with_adapters(model, baseline)
-    model = model.to(training.device)
-    dev = speech.splits.dev
-    trainer = SpeechTrainer(
-        model,
-        training,
-        processing_class=processor,
-        train_dataset=training_rows(speech.splits.train, run, labels=labels, processor=processor, seed=training.seed),
-        eval_dataset=SpeechDataset(dev, RowMaker(processor.feature_extractor)) if dev else None,
-        compute_metrics=PredictionMetrics(processor.tokenizer) if training.predict_with_generate else None,
-    )
-    checkpoint = get_last_checkpoint(str(output)) if run.resume and output.is_dir() else None
-    started = time.perf_counter()
-    outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
-    trained_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    trainer.save_model()
-    print(f"{outcome.global_step} steps in {seconds:.0f} s, {trained_parameters:,} parameters")
-    if run.test != "none" and trainer.is_world_process_zero():
-        trained = _open(baseline, run.model, output).to(training.device)
-        systems = {baseline.method: trained}
-        if run.test == "both":
-            base = WhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
-            systems = {"whisper": base, **systems}
-        report(
-            systems,
-            processor,
-            speech,
-            run,
-            output,
-            command=command_line("baseline", arguments),
-            seconds=seconds,
-            steps=outcome.global_step,
-            trained_parameters=trained_parameters,
+    if speech_arguments.streaming:
+        raise ValueError("Expected data that is read before training: streaming is for experts (distil-whisper train).")
+    processor, labels, speech = prepare(run, speech_arguments, training)
+    main_process = training.process_index == 0
+    if not run.test_only:
+        model = WhisperForConditionalGeneration.from_pretrained(run.model)
+        if baseline.method == "lora":
+            model = with_adapters(model, baseline)
+        clips, dev = speech.splits.train, speech.splits.dev
+        trainer = SpeechTrainer(
+            model.to(training.device),
+            training,
+            processing_class=processor,
+            train_dataset=training_rows(clips, run, labels=labels, processor=processor, seed=training.seed),
+            eval_dataset=SpeechDataset(dev, RowMaker(processor.feature_extractor)) if dev else None,
+            compute_metrics=PredictionMetrics(processor.tokenizer) if training.predict_with_generate else None,
         )
+        outcome = train(trainer, run)
+        trainer.save_model()
+        finish(outcome, training)
+    if run.test == "none" or not main_process:
+        return 0
+    systems = {baseline.method: _open(baseline, run.model, Path(training.output_dir)).to(training.device)}
+    if run.test == "both":
+        base = WhisperForConditionalGeneration.from_pretrained(run.model)
+        systems = {"whisper": base.to(training.device), **systems}
+    report(systems, processor, speech, run, training, command=command_line("baseline", arguments))
     return 0
 
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import HfArgumentParser, PreTrainedModel, WhisperProcessor
+from transformers import AutoProcessor, HfArgumentParser, PreTrainedModel, WhisperProcessor, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
+from ..training.arguments import SpeechTrainingArguments
 from ..training.clips import Clip
 from ..training.features import FeatureCache
 from ..training.joining import join_clips
 from ..training.labels import LabelBuilder
 from ..training.speech_datasets import RowMaker, SpeechDataset
+from ..training.speech_trainer import SpeechTrainer
 from .scoring import TestRow, as_dicts, table, test_model
-from .speech import Speech, write_json
+from .speech import Speech, SpeechArguments, read_speech, write_json
+
+# Steps and seconds of a run, kept for tests that come later.
+OUTCOME_FILE = "training.json"
 
 
 @dataclass
@@ -43,7 +50,10 @@ class RunArguments:
             "choices": ("both", "trained", "none"),
         },
     )
-    test_limit: int | None = field(default=None, metadata={"help": "Most clips of each test set; the first ones."})
+    test_limit: int | None = field(
+        default=None, metadata={"help": "Most clips of each test set, the same ones in every run."}
+    )
+    test_only: bool = field(default=False, metadata={"help": "Test what output_dir holds, without training."})
     test_batch_size: int = field(default=16, metadata={"help": "Clips in a batch when testing."})
     test_max_new_tokens: int = field(default=200, metadata={"help": "Most tokens of a transcript when testing."})
     test_precision: str = field(
@@ -102,9 +112,59 @@ def training_rows(
     return SpeechDataset(clips, make_row)
 
 
-def limited(speech: Speech, run: RunArguments) -> dict[str, list[Clip]]:
-    """Test sets of at most `test_limit` clips."""
-    return {name: clips[: run.test_limit] for name, clips in speech.test_sets.items()}
+def prepare(
+    run: RunArguments, speech_arguments: SpeechArguments, training: SpeechTrainingArguments
+) -> tuple[WhisperProcessor, LabelBuilder, Speech]:
+    """Open the processor, read and divide the speech, say and write what came of it.
+
+    Raises:
+        ValueError: no model named, or what reading the speech refuses.
+    """
+    if run.model is None:
+        raise ValueError("Expected a Whisper to start from, got none. Name it: --model openai/whisper-small.")
+    set_seed(training.seed)
+    processor = AutoProcessor.from_pretrained(run.model)
+    labels = LabelBuilder(processor.tokenizer, leading_space=speech_arguments.leading_space)
+    speech = read_speech(speech_arguments, labels, processor.feature_extractor)
+    if training.process_index == 0:
+        print(speech.report.summary())
+        print(speech.splits.report())
+        speech.save(Path(training.output_dir))
+    return processor, labels, speech
+
+
+def train(trainer: SpeechTrainer, run: RunArguments) -> dict[str, Any]:
+    """Train, from the last checkpoint if that is wanted; returns steps, seconds and number of trained parameters."""
+    output = trainer.args.output_dir
+    checkpoint = get_last_checkpoint(output) if run.resume and Path(output).is_dir() else None
+    started = time.perf_counter()
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    rows = trainer.train_dataset
+    left_out = len(rows.failures()) if isinstance(rows, SpeechDataset) else sum(rows.counts().values())
+    return {
+        "steps": outcome.global_step,
+        "seconds": time.perf_counter() - started,
+        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "left_out": left_out,
+    }
+
+
+def finish(outcome: dict[str, Any], training: SpeechTrainingArguments) -> None:
+    """Say what a run took, and keep it for its tests."""
+    if training.process_index == 0:
+        print(
+            f"{outcome['steps']} steps in {outcome['seconds']:.0f} s, {outcome['trained_parameters']:,} parameters; "
+            f"{outcome['left_out']} clips were left out in training"
+        )
+        write_json(Path(training.output_dir) / OUTCOME_FILE, outcome)
+
+
+def sample(clips: Sequence[Clip], limit: int | None) -> list[Clip]:
+    """At most `limit` clips, spread over the whole set by a hash and the same in every run, in the set's order."""
+    if limit is None or len(clips) <= limit:
+        return list(clips)
+    chosen = {id(clip) for clip in sorted(clips, key=lambda clip: clip.digest)[:limit]}
+    return [clip for clip in clips if id(clip) in chosen]
 
 
 def report(
@@ -112,7 +172,7 @@ def report(
     processor: WhisperProcessor,
     speech: Speech,
     run: RunArguments,
-    folder: Path,
+    training: SpeechTrainingArguments,
     **more: Any,
 ) -> list[TestRow]:
     """Test systems, print the table, and write it with the transcripts into `scores.json`.
@@ -121,9 +181,11 @@ def report(
         systems: name -> model, tested in this order.
         more: further content of the file, such as the command and gate use.
     """
-    sets = limited(speech, run)
+    folder = Path(training.output_dir)
+    sets = {name: sample(clips, run.test_limit) for name, clips in speech.test_sets.items()}
     rows: list[TestRow] = []
-    more = {**more, "test_precision": run.test_precision}
+    outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+    more = {**more, **outcome, "test_precision": run.test_precision}
     texts = {
         name: {
             "domain": "out" if name in speech.out_of_domain else "in",

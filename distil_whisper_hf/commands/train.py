@@ -6,13 +6,11 @@ distil-whisper train examples/recipes/paper_js.json --model openai/whisper-small
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoProcessor, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedModel, WhisperProcessor
 
 from ..evaluation.prediction_metrics import PredictionMetrics
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
@@ -22,9 +20,9 @@ from ..training.labels import LabelBuilder
 from ..training.speech_datasets import RowMaker, SpeechDataset
 from ..training.teacher import BaseTeacher, Teacher
 from ..training.trainer import DistilWhisperTrainer
-from .programs import RunArguments, command_line, parse, report, training_rows
+from .programs import RunArguments, command_line, finish, parse, prepare, report, sample, train, training_rows
 from .scoring import gate_use
-from .speech import Speech, SpeechArguments, one_for_each, read_speech, stream_speech
+from .speech import Speech, SpeechArguments, one_for_each, stream_speech
 
 
 @dataclass
@@ -56,17 +54,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run, speech_arguments, expert, training = parse(
         kinds, arguments, program="distil-whisper train", description=__doc__
     )
-    if run.model is None:
-        raise ValueError("Expected a Whisper to start from, got none. Name it: --model openai/whisper-small.")
-    set_seed(training.seed)
-    output = Path(training.output_dir)
-    processor = AutoProcessor.from_pretrained(run.model)
-    labels = LabelBuilder(processor.tokenizer, leading_space=speech_arguments.leading_space)
-    speech = read_speech(speech_arguments, labels, processor.feature_extractor)
-    print(speech.report.summary())
-    print(speech.splits.report())
-    speech.save(output)
+    processor, labels, speech = prepare(run, speech_arguments, training)
+    names = _experts(speech_arguments, speech.splits.train)
+    main_process = training.process_index == 0
+    if not run.test_only:
+        trainer = _trainer(run, speech_arguments, expert, training, processor, labels, speech)
+        outcome = train(trainer, run)
+        for name, _ in names:
+            entry = trainer.model.config.language_experts[name]["training"]
+            clips = sum((clip.expert or clip.language) == name for clip in speech.splits.train)
+            entry |= {"clips": clips, "steps": outcome["steps"]}
+        trainer.save_model()
+        finish(outcome, training)
+    if run.test == "none" or not main_process:
+        return 0
+    # Opened anew, as users will: the trainer leaves mixed precision wrapped around the model that it trained.
+    trained = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
+    trained.load_expert([name for name, _ in names], training.output_dir)
+    label = f"experts-{'clsr' if training.distillation == 'none' else training.distillation}"
+    systems: dict[str, PreTrainedModel] = {label: trained}
+    if run.test == "both":
+        base = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
+        systems = {"whisper": base, **systems}
+    gates = {
+        name: gate_use(trained, processor, clips)
+        for name, _ in names
+        if (clips := sample(_of_expert(speech, name), run.test_limit))
+    }
+    report(systems, processor, speech, run, training, command=command_line("train", arguments), gates=gates)
+    return 0
 
+
+def _trainer(
+    run: RunArguments,
+    speech_arguments: SpeechArguments,
+    expert: ExpertArguments,
+    training: DistilWhisperTrainingArguments,
+    processor: WhisperProcessor,
+    labels: LabelBuilder,
+    speech: Speech,
+) -> DistilWhisperTrainer:
     model = DistilWhisperForConditionalGeneration.from_pretrained(
         run.model,
         gate_estimator=expert.gate_estimator,
@@ -80,61 +107,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None
     if speech_arguments.streaming:
         make_row = RowMaker(processor.feature_extractor, teacher_extractor=extractor)
-        rejections = output / "rejections.jsonl"
+        rejections = Path(training.output_dir) / "rejections.jsonl"
         rows = stream_speech(speech_arguments, labels, make_row, rejections_file=rejections)
     else:
         clips = speech.splits.train
         rows = training_rows(
             clips, run, labels=labels, processor=processor, teacher_extractor=extractor, seed=training.seed
         )
-    trainer = DistilWhisperTrainer(
+    dev = speech.splits.dev
+    make_row = RowMaker(processor.feature_extractor, teacher_extractor=extractor)
+    return DistilWhisperTrainer(
         model,
         training,
         processing_class=processor,
         teacher=teacher,
         train_dataset=rows,
-        eval_dataset=_dev_set(speech.splits.dev, processor, teacher),
+        eval_dataset=SpeechDataset(dev, make_row) if dev else None,
         compute_metrics=PredictionMetrics(processor.tokenizer) if training.predict_with_generate else None,
     )
-    checkpoint = get_last_checkpoint(str(output)) if run.resume and output.is_dir() else None
-    started = time.perf_counter()
-    outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
-    for name, clip in model.config.language_experts.items():
-        clip["training"]["clips"] = sum((c.expert or c.language) == name for c in speech.splits.train)
-        clip["training"]["steps"] = outcome.global_step
-    trainer.save_model()
-    left_out = sum(rows.counts().values()) if speech_arguments.streaming else len(rows.failures())
-    print(f"{outcome.global_step} steps in {seconds:.0f} s; {left_out} clips were left out in training")
-    if run.test != "none" and trainer.is_world_process_zero():
-        # Opened anew, as users will: the trainer leaves mixed precision wrapped around the model that it trained.
-        base = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
-        trained = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
-        trained.load_expert(model.expert_names, output)
-        label = f"experts-{'clsr' if training.distillation == 'none' else training.distillation}"
-        systems = {"whisper": base, label: trained} if run.test == "both" else {label: trained}
-        gates = {
-            name: gate_use(trained, processor, clips[: run.test_limit])
-            for name in model.expert_names
-            if (clips := _of_expert(speech, name))
-        }
-        report(
-            systems,
-            processor,
-            speech,
-            run,
-            output,
-            command=command_line("train", arguments),
-            gates=gates,
-            seconds=seconds,
-            steps=outcome.global_step,
-            trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        )
-    return 0
 
 
 def _open_teacher(
-    expert: ExpertArguments, model: DistilWhisperForConditionalGeneration, processor: object
+    expert: ExpertArguments, model: DistilWhisperForConditionalGeneration, processor: WhisperProcessor
 ) -> Teacher | BaseTeacher | None:
     if expert.teacher is None:
         return None
@@ -143,11 +137,6 @@ def _open_teacher(
     return Teacher.from_pretrained(
         expert.teacher, student=model, student_processor=processor, precision=expert.teacher_precision
     )
-
-
-def _dev_set(clips: list[Clip], processor: object, teacher: Teacher | BaseTeacher | None) -> SpeechDataset | None:
-    extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None
-    return SpeechDataset(clips, RowMaker(processor.feature_extractor, teacher_extractor=extractor)) if clips else None
 
 
 def _of_expert(speech: Speech, name: str) -> list[Clip]:

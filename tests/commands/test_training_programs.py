@@ -103,6 +103,10 @@ def test_two_languages_from_folders_to_scores(base, catalan, galician, other_dom
     assert sorted(results["gates"]) == ["ca", "gl"]
     assert [len(results["gates"]["ca"][side]) for side in ("encoder", "decoder")] == [2, 3]
     assert results["command"].startswith("distil-whisper train --model")
+    (output / "scores.json").unlink()
+    assert main([*words, "--test_only"]) == 0
+    again = json.loads((output / "scores.json").read_text())
+    assert (again["rows"], again["seconds"]) == (results["rows"], results["seconds"])
     model = DistilWhisperForConditionalGeneration.from_pretrained(output)
     assert model.expert_names == ("ca", "gl")
     training = model.config.language_experts["ca"]["training"]
