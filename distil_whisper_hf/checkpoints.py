@@ -14,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
+import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,6 +55,8 @@ ORIGINAL_KEYS = {
 ORIGINAL_BASE_KEYS = {r"\.ffn_clsr\.proj\.shared\.": "."}
 FINGERPRINT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FINGERPRINT_SAMPLES = 1024
+# A file beside the index that names it, and nowhere else.
+SHARD_FILE = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
 class ExpertFileError(ValueError):
@@ -178,39 +182,90 @@ def local_experts(folder: str | os.PathLike) -> dict[str, Path]:
     return {path.name.removeprefix("expert.").removesuffix(".safetensors"): path for path in paths}
 
 
-def _read_safetensors(name: str, path: Path, config: DistilWhisperConfig) -> ExpertFile:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ExpertFileError(
-            f"{path}: expected a complete safetensors file, got a damaged one ({error}). Copy or download it again."
-        ) from error
+class ExpertHeader(NamedTuple):
+    """What an expert's file says about itself."""
+
+    name: str
+    language: str | None
+    training: dict[str, Any]
+    base_model: str | None
+    fingerprint: dict[str, str]
+    geometry: dict[str, Any]
+
+
+def read_header(where: str | os.PathLike, header: Mapping[str, str] | None = None) -> ExpertHeader:
+    """Read and check the header of an expert's file, or one that was read from it already.
+
+    Raises:
+        ExpertFileError: a damaged file, another format version, or entries that are not what they should be.
+    """
+    if header is None:
+        try:
+            with safe_open(where, framework="pt") as file:
+                header = file.metadata() or {}
+        except SafetensorError as error:
+            raise ExpertFileError(
+                f"{where}: expected a complete safetensors file, got a damaged one ({error}). Download it again."
+            ) from error
     version = header.get(PREFIX + "format")
     if version != FORMAT_VERSION:
         raise ExpertFileError(
-            f"{path}: expected an expert file of format {FORMAT_VERSION}, got {version or 'a file without a format'}. "
+            f"{where}: expected an expert file of format {FORMAT_VERSION}, got {version or 'a file without a format'}. "
             "Open it with the version of distil_whisper_hf that wrote it."
         )
-    expert, geometry, base = (json.loads(header[PREFIX + part]) for part in ("expert", "geometry", "base"))
-    if expert["name"] != name:
+    try:
+        expert, geometry, base = (json.loads(header[PREFIX + part]) for part in ("expert", "geometry", "base"))
+        found = ExpertHeader(
+            check_expert_name(expert["name"]),
+            expert["language"],
+            expert["training"],
+            base["model"],
+            base["fingerprint"],
+            geometry,
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise ExpertFileError(
-            f"{path}: expected expert {name!r}, the file holds {expert['name']!r}. Load it under that name."
+            f"{where}: expected a header that describes an expert, got a damaged one ({error})."
+        ) from error
+    texts, tables = (found.language, found.base_model), (found.training, found.fingerprint, found.geometry)
+    if not all(one is None or isinstance(one, str) for one in texts) or not all(
+        isinstance(one, dict) for one in tables
+    ):
+        raise ExpertFileError(f"{where}: expected a header that describes an expert, got entries of other types.")
+    return found
+
+
+def _read_safetensors(name: str, path: Path, config: DistilWhisperConfig) -> ExpertFile:
+    header = read_header(path)
+    if header.name != name:
+        raise ExpertFileError(
+            f"{path}: expected expert {name!r}, the file holds {header.name!r}. Load it under that name."
         )
     wanted = {key: getattr(config, key) for key in GEOMETRY}
-    differing = [f"{key}: the model has {wanted[key]}, the expert {geometry.get(key)}" for key in GEOMETRY]
-    differing = [text for key, text in zip(GEOMETRY, differing, strict=True) if wanted[key] != geometry.get(key)]
+    differing = [
+        f"{key}: the model has {wanted[key]}, the expert {header.geometry.get(key)}"
+        for key in GEOMETRY
+        if wanted[key] != header.geometry.get(key)
+    ]
     if differing:
         raise ExpertFileError(
             f"{path}: expected an expert for this model, got one of another geometry ({'; '.join(differing)}). "
-            f"It was made for {base['model']!r}."
+            f"It was made for {header.base_model!r}."
         )
-    return ExpertFile(name, expert["language"], tensors, base["model"], base["fingerprint"], expert["training"])
+    tensors = load_file(path)
+    return ExpertFile(name, header.language, tensors, header.base_model, header.fingerprint, header.training)
 
 
 def _read_original(name: str, path: Path, config: DistilWhisperConfig) -> ExpertFile:
-    state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ExpertFileError(
+            f"{path}: expected tensors only, as the original release has them, got what cannot be read safely: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}."
+        ) from error
+    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise ExpertFileError(f"{path}: expected tensors by name, got {type(state_dict).__name__}.")
     language = path.name.removeprefix("expert.").removesuffix(".bin")
     renamed = {}
     for key in expert_shapes(config):
@@ -232,6 +287,9 @@ def _read_checkpoint(name: str, source: str | os.PathLike, **hub: Any) -> Expert
         files = [single]
     elif name in experts and index is not None:
         shards = set(json.loads(Path(index).read_text())["weight_map"].values())
+        outside = sorted(str(shard) for shard in shards if not SHARD_FILE.fullmatch(str(shard)))
+        if outside:
+            raise ExpertFileError(f"{index}: expected names of weight files beside it, got {outside[0]!r}.")
         files = [cached_file(source, shard, **hub) for shard in sorted(shards)]
     if not files:
         there = ", ".join(sorted({*local_experts(source), *experts})) or "none"
@@ -275,12 +333,19 @@ def _check_tensors(expert: ExpertFile, path: Path, config: DistilWhisperConfig) 
 
 def check_base(expert: ExpertFile, fingerprint: dict[str, str], base_model: str | None) -> None:
     """Refuse an expert that was trained on other base weights than a model with this fingerprint has."""
-    comparable = sorted(expert.fingerprint.keys() & fingerprint.keys())
-    if any(expert.fingerprint[key] != fingerprint[key] for key in comparable):
+    check_same_base(expert.name, expert.fingerprint, fingerprint, expert.base_model, base_model)
+
+
+def check_same_base(
+    name: str, mine: dict[str, str], here: dict[str, str], my_base: str | None, base_here: str | None
+) -> None:
+    """Refuse expert `name` if its fingerprint `mine` is not that of the base `here`; without a common one, accept."""
+    comparable = sorted(mine.keys() & here.keys())
+    if any(mine[key] != here[key] for key in comparable):
         raise ExpertFileError(
-            f"Expected expert {expert.name!r} to be made for this base ({base_model!r}), but it was made on other "
-            f"weights ({expert.base_model!r}, fingerprint {expert.fingerprint[comparable[0]][:12]}, here "
-            f"{fingerprint[comparable[0]][:12]}). Open its own base, or train it again on this one."
+            f"Expected expert {name!r} to be made for this base ({base_here!r}), but it was made on other "
+            f"weights ({my_base!r}, fingerprint {mine[comparable[0]][:12]}, here "
+            f"{here[comparable[0]][:12]}). Open its own base, or train it again on this one."
         )
 
 
@@ -302,21 +367,19 @@ def write_expert(expert: ExpertFile, folder: str | os.PathLike, config: DistilWh
     tensors = {key: tensor.detach().to("cpu").contiguous() for key, tensor in expert.tensors.items()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".expert-") as beside:
         save_file(tensors, Path(beside) / target.name, metadata=metadata)
-        _sort_header(Path(beside) / target.name)
+        _order_header(Path(beside) / target.name)
         os.replace(Path(beside) / target.name, target)
     return target
 
 
-def _sort_header(path: Path) -> None:
-    """Put the header of a safetensors file in order: the library shuffles it, and equal experts shall be equal files.
-
-    The file is 8 bytes (the length of the header, little endian), the header as JSON, then the tensors' bytes.
-    """
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        # As long as before, spaces included: the same entries in another order.
-        ordered = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
-        if len(ordered) == length:
+def _order_header(path: Path) -> None:
+    """Sort the metadata, which safetensors writes in any order: the same expert is the same file, of the same hash."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        # Spaces fill a header up; tensors stay where they are.
+        if len(text) <= size:
             file.seek(8)
-            file.write(ordered)
+            file.write(text.ljust(size))

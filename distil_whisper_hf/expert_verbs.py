@@ -37,7 +37,16 @@ from .checkpoints import (
 from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name, language_code
 from .generation_distil_whisper import complete_generation_config
 
-PUSH_ARGUMENTS = ("repo_id", "commit_message", "private", "revision", "create_pr", "commit_description", "tags")
+PUSH_ARGUMENTS = (
+    "repo_id",
+    "commit_message",
+    "private",
+    "revision",
+    "create_pr",
+    "commit_description",
+    "tags",
+    "token",
+)
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 
@@ -122,6 +131,9 @@ class ExpertVerbsMixin:
 
     def save_expert(self, name: str, folder: str | os.PathLike) -> Path:
         """Write one expert as `expert.<name>.safetensors` into `folder` (made if needed); returns its path."""
+        return write_expert(self._expert_file(name), folder, self.config)
+
+    def _expert_file(self, name: str) -> ExpertFile:
         self._check_loaded(name)
         prefixes = {f"{layer}.language_experts.{name}.": f"{layer}." for layer, _ in self._expert_layers()}
         state_dict = self.base_model.state_dict()
@@ -132,7 +144,7 @@ class ExpertVerbsMixin:
             if key.startswith(prefix)
         }
         entry = self.config.language_experts[name]
-        expert = ExpertFile(
+        return ExpertFile(
             name,
             entry.get("language"),
             tensors,
@@ -140,7 +152,6 @@ class ExpertVerbsMixin:
             self.base_fingerprint(),
             entry.get("training", {}),
         )
-        return write_expert(expert, folder, self.config)
 
     def remove_expert(self, name: str) -> None:
         """Forget an expert; the others stay as they are."""
@@ -230,9 +241,10 @@ class ExpertVerbsMixin:
         wanted = list(config.language_experts) if experts is None else [check_expert_name(name) for name in experts]
         base, base_hub, named = source, {}, config.base_model_name_or_path
         if source is not None and named not in (None, str(source)) and not has_base_weights(source, **hub):
-            # The base is another repository: this one's revision and subfolder mean nothing there.
+            # The base is another repository: this one's revision and subfolder mean nothing there, nor does the commit
+            # that the Auto classes put into `adapter_kwargs`. And it was named by a repository, so no pickle is read.
             base = named
-            base_hub = {"revision": "main", "subfolder": ""}
+            base_hub = {"revision": "main", "subfolder": "", "adapter_kwargs": {}, "use_safetensors": True}
         beside = [name for name in wanted if source is not None and find_expert(name, source, **hub) is not None]
         inside = [name for name in wanted if name not in beside]
         unknown = [name for name in inside if name not in config.language_experts]
@@ -308,8 +320,13 @@ class ExpertVerbsMixin:
                     for expert in self.expert_names:
                         self.save_expert(expert, beside)
                 _move_checkpoint(beside, folder, self.expert_names)
-        if push_to_hub:
-            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+        if push_to_hub and is_main_process:
+            repo_id = hub.pop("repo_id", folder.name)
+            if experts_only:
+                hub.pop("tags", None)
+                self.push_expert_to_hub(repo_id, self.expert_names, **hub)
+            else:
+                self.push_to_hub(repo_id, **hub)
 
     def _check_experts_only(self, folder: Path, state_dict: dict[str, torch.Tensor] | None) -> None:
         if self.config.base_model_name_or_path is None:

@@ -32,6 +32,7 @@ from .generation_distil_whisper import DistilWhisperGenerationMixin, read_marks
 from .language_experts import ExpertRouting, GateLinear, LanguageExperts, route_by_prompt
 from .layers_distil_whisper import DistilWhisperDecoderLayer, DistilWhisperEncoderLayer
 from .pipeline_distil_whisper import install_pipeline
+from .publishing import PublishingMixin
 
 
 @dataclass
@@ -146,7 +147,7 @@ class DistilWhisperDecoder(DistilWhisperPreTrainedModel, WhisperDecoder):
         return super().forward(input_ids, attention_mask, encoder_hidden_states, routing=routing, **kwargs)
 
 
-class DistilWhisperModel(ExpertVerbsMixin, DistilWhisperPreTrainedModel, WhisperModel):
+class DistilWhisperModel(PublishingMixin, ExpertVerbsMixin, DistilWhisperPreTrainedModel, WhisperModel):
     """The bare encoder and decoder with language experts."""
 
     def __init__(self, config: DistilWhisperConfig) -> None:
@@ -237,7 +238,11 @@ class DistilWhisperModel(ExpertVerbsMixin, DistilWhisperPreTrainedModel, Whisper
 
 
 class DistilWhisperForConditionalGeneration(
-    ExpertVerbsMixin, DistilWhisperGenerationMixin, DistilWhisperPreTrainedModel, WhisperForConditionalGeneration
+    PublishingMixin,
+    ExpertVerbsMixin,
+    DistilWhisperGenerationMixin,
+    DistilWhisperPreTrainedModel,
+    WhisperForConditionalGeneration,
 ):
     """Whisper with language experts and a language modelling head.
 

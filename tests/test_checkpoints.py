@@ -100,6 +100,15 @@ BROKEN = {
         "expected encoder.layers.0.fc1.bias as",
         {"tensors": {"encoder.layers.0.fc1.bias": torch.zeros(97)}},
     ),
+    "damaged header": (
+        "describes an expert, got a damaged one",
+        {"metadata": {"distil_whisper.expert": json.dumps({"name": "../ca", "language": "ca", "training": {}})}},
+    ),
+    "header without a base": ("got a damaged one", {"metadata": {"distil_whisper.base": "{}"}}),
+    "language that is a list": (
+        "entries of other types",
+        {"metadata": {"distil_whisper.expert": json.dumps({"name": "ca", "language": ["ca"], "training": {}})}},
+    ),
     "integers": ("got torch.int64", {"tensors": {"encoder.layers.0.fc1.bias": torch.zeros(96, dtype=torch.int64)}}),
 }
 
@@ -167,6 +176,26 @@ def test_missing_and_doubled_experts_are_named(saved, whisper_folder):
         open_model(whisper_folder).add_expert("catalan")
     with pytest.raises(ValueError, match="has a token for"):
         model.add_expert("sc", language="sardinian")
+
+
+def test_the_same_expert_is_the_same_file(model, saved, tmp_path):
+    """Silent: hashes that differ from save to save, so that what is on the Hub already is sent again."""
+    first = (saved / "expert.ca.safetensors").read_bytes()
+    for index in range(5):
+        path = model.save_expert("ca", tmp_path / str(index))
+        assert path.read_bytes() == first
+
+
+def test_an_index_names_files_beside_it_only(model, tmp_path, whisper_folder):
+    """Silent: a file from somewhere else on the disk read because a downloaded index names it."""
+    model.save_pretrained(tmp_path / "shards", max_shard_size="5MB")
+    path = tmp_path / "shards/model.safetensors.index.json"
+    for name in ("../outside.safetensors", str(tmp_path / "outside.safetensors"), ".hidden.safetensors", "x.bin"):
+        index = json.loads(path.read_text())
+        index["weight_map"]["model.encoder.conv1.bias"] = name
+        path.write_text(json.dumps(index))
+        with pytest.raises(ExpertFileError, match="names of weight files beside it"):
+            open_model(whisper_folder).load_expert("gl", tmp_path / "shards")
 
 
 def test_writing_leaves_the_old_file_until_the_new_one_is_whole(model, saved, monkeypatch):

@@ -68,3 +68,14 @@ def test_stock_trainer_benchmark(base, tmp_path):
     printed = run("benchmarks/stock_trainer.py", *(p for k, v in options.items() for p in (f"--{k}", v)))
     assert "es: WER" in printed and (tmp_path / "out/expert.es.safetensors").exists()
     assert json.dumps("gates open, encoder")[1:-1] in printed
+
+
+def test_hub_benchmark(base):
+    """Silent: the steps around the Hub no longer measured, or a transcript that changes offline."""
+    printed = run("benchmarks/hub.py", "--base", base, "--audio", ROOT / "examples/audio/es.ogg", "--language", "es")
+    steps = [line.split(" | ")[0].strip("| ") for line in printed.splitlines() if line.startswith("| ")]
+    assert steps[1:] == [
+        "push an expert", "open by name, empty cache", "transcribe a clip", "push a second expert",
+        "push it again, nothing new", "list experts", "open again, one expert new", "open offline",
+    ]  # fmt: skip
+    assert "offline transcript the same: True" in printed

@@ -1,0 +1,240 @@
+"""Convert a checkpoint of the original release (naver/multilingual-distilwhisper-*) to this package's layout.
+
+    distil-whisper convert multilingual-distilwhisper-28k converted                     base and all experts
+    distil-whisper convert multilingual-distilwhisper-28k converted --experts ca gl --base openai/whisper-small
+
+The source is a local copy: config.json, model.safetensors, expert.<language>.bin. The result is a folder with the base
+under plain Whisper's names and one file per expert; with --base, which has to hold the very same weights, the experts
+alone. Before it appears it is read again and compared: every tensor bit for bit, and logits with the original's formula
+computed from its own tensors. Where anything differs, nothing is written. About a minute per expert of whisper-small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
+
+# Of logits between two orders of the same float32 sums.
+TOLERANCE = 1e-4
+FRAMES_PER_POSITION = 2
+TEXT_TOKENS = 8
+
+
+class ConversionError(ValueError):
+    """A source that is not as the original release has it, or a result that differs from it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit status, 1 if the result would differ from its source."""
+    parser = argparse.ArgumentParser(
+        prog="distil-whisper convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="local copy of an original checkpoint")
+    parser.add_argument("output", type=Path, help="folder to make")
+    parser.add_argument("--experts", nargs="+", help="codes of the languages to convert; none: all that are there")
+    parser.add_argument("--base", help="plain Whisper with the same weights: write experts only, and name it")
+    args = parser.parse_args(arguments)
+    try:
+        report = convert(args.source, args.output, experts=args.experts, base=args.base)
+    except ConversionError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for name, difference in report.items():
+        print(f"{name}: tensors equal bit for bit, logits within {difference:.1e}")
+    print(f"written: {args.output}")
+    return 0
+
+
+def convert(
+    source: Path, output: Path, *, experts: Sequence[str] | None = None, base: str | None = None
+) -> dict[str, float]:
+    """Convert, compare and write; returns the largest difference of logits by expert.
+
+    Raises:
+        FileExistsError: `output` is there already.
+        ConversionError: no original checkpoint, another base than `base`, or a difference after conversion.
+        ExpertFileError: a damaged expert, or one with anything but tensors in its pickle.
+    """
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    from ..checkpoints import original_filename, read_expert, write_expert
+    from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
+    from ..publishing import write_experts
+
+    if output.exists():
+        raise FileExistsError(f"Expected a folder to make, {str(output)!r} is there already. Move it away first.")
+    there = [code for code in LANGUAGES if (source / original_filename(code)).exists()]
+    names = there if experts is None else list(experts)
+    missing = sorted(set(names) - set(there))
+    if missing or not names or not (source / "config.json").exists():
+        raise ConversionError(
+            f"Expected an original checkpoint with experts {names or 'of some language'} in {str(source)!r}, found "
+            f"{', '.join(there) or 'none'}. Copy config.json, model.safetensors and expert.<language>.bin there."
+        )
+    # Float32, so that nothing is rounded on the way.
+    model = DistilWhisperForConditionalGeneration.from_pretrained(source, experts=[], dtype="float32").eval()
+    fingerprint = model.base_fingerprint()
+    if base is not None:
+        plain = DistilWhisperForConditionalGeneration.from_pretrained(base, experts=[], dtype="float32")
+        if plain.base_fingerprint() != fingerprint:
+            raise ConversionError(
+                f"Expected {base!r} to hold the weights of {str(source)!r}, they differ. Leave --base out."
+            )
+    model.config.base_model_name_or_path = base
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".convert-") as name:
+        beside = Path(name) / output.name
+        files = []
+        for code in names:
+            file = read_expert(code, source, model.config)
+            files.append(type(file)(code, code, file.tensors, base, fingerprint, {}))
+        if base is None:
+            model.save_pretrained(beside)
+            for file in files:
+                write_expert(file, beside, model.config)
+            _list_experts(beside, names)
+        else:
+            write_experts(model, files, beside, base_model=base)
+        report = {code: compare(source, beside, code, base) for code in names}
+        os.replace(beside, output)
+    return report
+
+
+def _list_experts(folder: Path, names: Sequence[str]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["language_experts"] = {name: {"language": name} for name in names}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def compare(source: Path, converted: Path, name: str, base: str | None) -> float:
+    """Compare a converted expert and its base with the source; returns the largest difference of logits.
+
+    Raises:
+        ConversionError: a tensor that differs, is missing or is not accounted for; logits beyond `TOLERANCE`.
+    """
+    import torch
+
+    from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
+
+    model = DistilWhisperForConditionalGeneration.from_pretrained(converted, experts=[name], dtype="float32").eval()
+    shared, own = original_tensors(source, name)
+    state = model.state_dict()
+    expected = {plain_name(key): tensor for key, tensor in shared.items()}
+    expected |= {our_name(key, name): tensor for key, tensor in own.items()}
+    # The output layer is the embedding; checkpoints hold it once or twice.
+    state.pop("proj_out.weight", None)
+    expected.pop("proj_out.weight", None)
+    if state.keys() != expected.keys():
+        odd = sorted(state.keys() ^ expected.keys())
+        raise ConversionError(
+            f"Expected the same tensors before and after, {len(odd)} are on one side only: {odd[:3]}."
+        )
+    for key, tensor in expected.items():
+        if not torch.equal(state[key], tensor.float()):
+            raise ConversionError(f"Expected {key} to be the original's bit for bit, it differs. Nothing was written.")
+    inputs, prompt = sample_inputs(model, name)
+    with torch.no_grad():
+        found = model(inputs, decoder_input_ids=prompt).logits
+        reference = original_logits(base or converted, own, name, inputs, prompt)
+    difference = float((found - reference).abs().max())
+    if not difference <= TOLERANCE:
+        raise ConversionError(
+            f"Expected the logits of expert {name!r} within {TOLERANCE} of the original's, they differ by "
+            f"{difference:.3g}. Nothing was written."
+        )
+    return difference
+
+
+def original_tensors(source: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Tensors of the shared path and of one expert, under the original's names."""
+    import torch
+    from safetensors.torch import load_file
+
+    from ..checkpoints import original_filename
+
+    shared = {}
+    for path in sorted(source.glob("model*.safetensors")):
+        shared |= load_file(path)
+    return shared, torch.load(source / original_filename(name), map_location="cpu", weights_only=True)
+
+
+def plain_name(key: str) -> str:
+    """The original's name of a shared tensor -> plain Whisper's."""
+    return key.replace("ffn_clsr.proj.shared.", "")
+
+
+def our_name(key: str, name: str) -> str:
+    """The original's name of an expert's tensor -> ours: "….ffn_clsr.gate_in.catalan.bias" and so on."""
+    layer, _, rest = key.partition(".ffn_clsr.")
+    parts = rest.split(".")
+    # proj.<language>.fc1.weight, or gate_in.<language>.weight.
+    short = ".".join(parts[2:]) if parts[0] == "proj" else ".".join([parts[0], *parts[2:]])
+    return f"{layer}.language_experts.{name}.{short}"
+
+
+def sample_inputs(model: DistilWhisperForConditionalGeneration, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise for features `(1, mel bins, frames)`, and a prompt in the expert's language with some text."""
+    import torch
+
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    frames = FRAMES_PER_POSITION * config.max_source_positions
+    features = torch.randn(1, config.num_mel_bins, frames, generator=generator)
+    text = torch.randint(config.eos_token_id, (TEXT_TOKENS,), generator=generator).tolist()
+    language = config.language_experts[name]["language_token_id"]
+    tokens = [config.decoder_start_token_id, language, config.task_token_ids["transcribe"], *text]
+    return features, torch.tensor([tokens])
+
+
+def original_logits(
+    base: str | Path, own: dict[str, torch.Tensor], name: str, inputs: torch.Tensor, prompt: torch.Tensor
+) -> torch.Tensor:
+    """Logits by the original's formula, both paths on every token: stock Whisper whose layers add the expert's path.
+
+    CLSR(z) = g FFN_expert(z) + (1 - g) FFN_shared(z), g = 1 where gate_out(ReLU(gate_in(z))) >= 0, else 0.
+    """
+    from transformers import WhisperForConditionalGeneration
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    stock = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32").eval()
+    for side in ("encoder", "decoder"):
+        for index, layer in enumerate(getattr(stock.model, side).layers):
+            prefix = f"model.{side}.layers.{index}.ffn_clsr."
+            tensors = {key.removeprefix(prefix): value.float() for key, value in own.items() if key.startswith(prefix)}
+            _mix(layer, tensors, LANGUAGES[name])
+    return stock(inputs, decoder_input_ids=prompt).logits
+
+
+def _mix(layer: nn.Module, tensors: dict[str, torch.Tensor], language: str) -> None:
+    """Let a stock layer's `fc2` give the mixture: `z` is what went into `fc1`."""
+    from torch.nn.functional import linear
+
+    seen: dict[str, Any] = {}
+
+    def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen["z"] = inputs[0]
+
+    def mix(module: nn.Module, inputs: tuple[torch.Tensor, ...], shared: torch.Tensor) -> torch.Tensor:
+        z = seen["z"]
+        hidden = linear(z, tensors[f"gate_in.{language}.weight"], tensors[f"gate_in.{language}.bias"]).relu()
+        gate = (linear(hidden, tensors[f"gate_out.{language}.weight"]) >= 0).to(z.dtype)
+        path = f"proj.{language}."
+        expert = layer.activation_fn(linear(z, tensors[f"{path}fc1.weight"], tensors[f"{path}fc1.bias"]))
+        expert = linear(expert, tensors[f"{path}fc2.weight"], tensors[f"{path}fc2.bias"])
+        return gate * expert + (1 - gate) * shared
+
+    layer.fc1.register_forward_pre_hook(keep)
+    layer.fc2.register_forward_hook(mix)
