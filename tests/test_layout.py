@@ -55,16 +55,16 @@ FEWER_LIBRARIES = {"language_experts": {"torch"}}
 # Libraries that a core file may import inside its functions only.
 LAZY_LIBRARIES = {"pipeline_distil_whisper": {"soundfile", "soxr"}}
 # Transformers requires these in a range of its own, which ours could only contradict.
-THROUGH_TRANSFORMERS = {"tokenizers"}
+THROUGH_TRANSFORMERS = {"tokenizers", "tqdm"}
 
 # The order inside the two subpackages. It binds the files named here among each other; cycles are forbidden to all.
 SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
     "training": {
-        "arguments": set(),
-        "data": set(),
+        "arguments": {"losses"},
         "losses": set(),
         "teacher": set(),
-        "trainer": {"arguments", "data", "losses", "teacher"},
+        "speech_trainer": {"arguments", "losses"},
+        "trainer": {"arguments", "losses", "speech_trainer", "teacher"},
     },
     "evaluation": {
         "normalization": set(),

@@ -54,7 +54,23 @@ class StoredAudio:
         return f"row {self.row}"
 
 
-AudioSource: TypeAlias = str | bytes | StoredAudio
+@dataclass(frozen=True)
+class JoinedAudio:
+    """Several clips spoken one after the other, with silence between them; made by `joining.join_clips`.
+
+    Attributes:
+        parts: paths, encoded bytes or rows of tables.
+        gap_seconds: silence between two parts, in s.
+    """
+
+    parts: tuple[str | bytes | StoredAudio, ...]
+    gap_seconds: float
+
+    def __str__(self) -> str:
+        return f"{len(self.parts)} clips from {_name(self.parts[0])} on"
+
+
+AudioSource: TypeAlias = str | bytes | StoredAudio | JoinedAudio
 
 
 def audio_seconds(source: AudioSource) -> float:
@@ -63,6 +79,8 @@ def audio_seconds(source: AudioSource) -> float:
     Raises:
         AudioError: no such file, or not a format that libsndfile knows.
     """
+    if isinstance(source, JoinedAudio):
+        return sum(map(audio_seconds, source.parts)) + source.gap_seconds * (len(source.parts) - 1)
     try:
         info = soundfile.info(_openable(source))
     except (soundfile.SoundFileError, OSError) as error:
@@ -78,6 +96,8 @@ def audio_digest(source: AudioSource) -> str:
     Raises:
         AudioError: the file cannot be opened.
     """
+    if isinstance(source, JoinedAudio):
+        source = " ".join([str(source.gap_seconds), *map(audio_digest, source.parts)]).encode()
     source = source.fetch() if isinstance(source, StoredAudio) else source
     if isinstance(source, str):
         try:
@@ -101,6 +121,10 @@ def read_audio(source: AudioSource, *, sampling_rate: int) -> np.ndarray:
         AudioError: the clip cannot be opened or decoded, is more than a tenth shorter than its header says (a download
             that broke off), or holds values that are not finite.
     """
+    if isinstance(source, JoinedAudio):
+        gap = np.zeros(round(source.gap_seconds * sampling_rate), dtype=np.float32)
+        parts = [read_audio(part, sampling_rate=sampling_rate) for part in source.parts]
+        return np.concatenate([piece for part in parts for piece in (gap, part)][1:])
     try:
         with soundfile.SoundFile(_openable(source)) as file:
             announced, rate = file.frames, file.samplerate

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..language_experts import LanguageExperts
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 
 
@@ -41,3 +42,45 @@ class GateNoiseCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         model.gate_noise = 0.0
+
+
+class SkipGateCallback(TrainerCallback):
+    """Sets the probability that a layer leaves its experts out, for one run; the model's own comes back at its end.
+
+    A skipped layer takes the shared path for all tokens, which teaches the layers behind it to cope with either.
+    (arXiv 2311.01070, section 2.1; there 0.2.)
+
+    Args:
+        probability: in [0, 1).
+    """
+
+    def __init__(self, probability: float) -> None:
+        if not 0 <= probability < 1:
+            raise ValueError(f"Expected a `probability` in [0, 1), got {probability}.")
+        self.probability = probability
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: DistilWhisperForConditionalGeneration,
+        **kwargs: Any,
+    ) -> None:
+        _set_skip_probability(model, self.probability)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: DistilWhisperForConditionalGeneration,
+        **kwargs: Any,
+    ) -> None:
+        _set_skip_probability(model, model.config.skip_gate_probability)
+
+
+def _set_skip_probability(model: DistilWhisperForConditionalGeneration, probability: float) -> None:
+    for module in model.modules():
+        if isinstance(module, LanguageExperts):
+            module.skip_probability = probability

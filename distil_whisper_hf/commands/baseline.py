@@ -1,0 +1,96 @@
+"""Train what experts are compared with, on the same data and steps: full fine-tuning or LoRA of a plain Whisper.
+
+distil-whisper baseline examples/recipes/lora.json --model openai/whisper-small --data FOLDER --language ca \
+    --output_dir runs/ca-lora
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import WhisperForConditionalGeneration
+
+from ..evaluation.prediction_metrics import PredictionMetrics
+from ..training.arguments import SpeechTrainingArguments
+from ..training.speech_datasets import RowMaker, SpeechDataset
+from ..training.speech_trainer import SpeechTrainer
+from .programs import RunArguments, command_line, finish, parse, prepare, report, train, training_rows
+from .speech import SpeechArguments
+
+
+@dataclass
+class BaselineArguments:
+    """Which baseline."""
+
+    method: str = field(
+        default="full",
+        metadata={
+            "help": "full: all weights; lora: adapters on fc1 and fc2 of every layer.",
+            "choices": ("full", "lora"),
+        },
+    )
+    lora_rank: int = field(default=64, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=64, metadata={"help": "Scale of the adapters, divided by their rank."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input."})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit status."""
+    kinds = (RunArguments, SpeechArguments, BaselineArguments, SpeechTrainingArguments)
+    run, speech_arguments, baseline, training = parse(
+        kinds, arguments, program="distil-whisper baseline", description=__doc__
+    )
+    if speech_arguments.streaming:
+        raise ValueError("Expected data that is read before training: streaming is for experts (distil-whisper train).")
+    processor, labels, speech = prepare(run, speech_arguments, training)
+    main_process = training.process_index == 0
+    if not run.test_only:
+        model = WhisperForConditionalGeneration.from_pretrained(run.model)
+        if baseline.method == "lora":
+            model = with_adapters(model, baseline)
+        clips, dev = speech.splits.train, speech.splits.dev
+        trainer = SpeechTrainer(
+            model.to(training.device),
+            training,
+            processing_class=processor,
+            train_dataset=training_rows(clips, run, labels=labels, processor=processor, seed=training.seed),
+            eval_dataset=SpeechDataset(dev, RowMaker(processor.feature_extractor)) if dev else None,
+            compute_metrics=PredictionMetrics(processor.tokenizer) if training.predict_with_generate else None,
+        )
+        outcome = train(trainer, run)
+        trainer.save_model()
+        finish(outcome, training)
+    if run.test == "none" or not main_process:
+        return 0
+    systems = {baseline.method: _open(baseline, run.model, Path(training.output_dir)).to(training.device)}
+    if run.test == "both":
+        base = WhisperForConditionalGeneration.from_pretrained(run.model)
+        systems = {"whisper": base.to(training.device), **systems}
+    report(systems, processor, speech, run, training, command=command_line("baseline", arguments))
+    return 0
+
+
+def with_adapters(
+    model: WhisperForConditionalGeneration, baseline: BaselineArguments
+) -> WhisperForConditionalGeneration:
+    """The model with adapters on `fc1` and `fc2` of every layer, which alone train."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=baseline.lora_rank,
+        lora_alpha=baseline.lora_alpha,
+        lora_dropout=baseline.lora_dropout,
+        target_modules=["fc1", "fc2"],
+    )
+    return get_peft_model(model, config)
+
+
+def _open(baseline: BaselineArguments, base: str, folder: Path) -> WhisperForConditionalGeneration:
+    """What was trained, opened anew; adapters merged into their base."""
+    if baseline.method == "full":
+        return WhisperForConditionalGeneration.from_pretrained(folder)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(WhisperForConditionalGeneration.from_pretrained(base), folder).merge_and_unload()

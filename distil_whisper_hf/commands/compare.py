@@ -1,0 +1,268 @@
+"""Set trained systems beside each other: one table, what each does to other languages, and which gates open.
+
+    distil-whisper compare runs/el-js runs/el-full runs/el-lora --reference runs/el-js --output runs/el-compared
+
+Reads `scores.json` of runs of `distil-whisper train` and `baseline` with the same test sets (one of them with
+`--test both`, for plain Whisper). Writes `compared.md`, `gates.png` where a run has experts, and, for the run named by
+`--reference`, `results.<expert>.json` beside its expert: the figures that its model card will state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.metrics import UtteranceScore, aggregate, score_utterance
+from ..evaluation.normalization import get_normalizer
+from ..evaluation.significance import compare_systems
+from ..evaluation.uncertainty import error_arrays, make_clusters, rate_interval
+from .programs import command_line
+from .speech import write_json
+
+BASE = "whisper"
+
+
+@dataclass(frozen=True)
+class System:
+    """A system of one run.
+
+    Attributes:
+        name: "whisper", or the name of the run's folder.
+        scores: test set -> scores of its utterances.
+        transcripts: test set -> what the system wrote.
+        domains: test set -> "in" or "out".
+        run: the content of `scores.json`.
+    """
+
+    name: str
+    scores: dict[str, list[UtteranceScore]]
+    transcripts: dict[str, list[str]]
+    domains: dict[str, str]
+    run: Mapping[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="distil-whisper compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="output folders of train and baseline")
+    parser.add_argument("--reference", type=Path, default=None, help="run that the others are compared with")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the table and the figure")
+    args = parser.parse_args(arguments)
+    systems = read_systems(args.runs)
+    reference = next((system for system in systems if args.reference and system.name == args.reference.name), None)
+    if args.reference is not None and reference is None:
+        raise ValueError(f"Expected --reference among the runs ({', '.join(s.name for s in systems)}).")
+    languages = trained_languages(systems)
+    text = "\n\n".join(
+        part
+        for part in (
+            rates_table(systems, reference, languages),
+            cost_table(systems),
+            gate_table(systems),
+            f"Made by `{command_line('compare', arguments)}`.",
+        )
+        if part
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "compared.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    if any(system.run.get("gates") for system in systems):
+        draw_gates(systems, args.output / "gates.png")
+    if reference is not None:
+        for name in reference.run.get("gates", {}):
+            write_json(args.reference / f"results.{name}.json", card_results(systems, reference, name))
+    return 0
+
+
+def read_systems(runs: Sequence[Path]) -> list[System]:
+    """Plain Whisper, from the first run that tested it, then each run's own system.
+
+    Raises:
+        FileNotFoundError: a run without scores.
+        ValueError: runs with different test sets or precisions.
+    """
+    found: list[System] = []
+    for folder in runs:
+        path = folder / "scores.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"Expected {path}, which train and baseline write at their end. Is the run over?")
+        run = json.loads(path.read_text(encoding="utf-8"))
+        for label in dict.fromkeys(row["system"] for row in run["rows"]):
+            if label != BASE or all(system.name != BASE for system in found):
+                found.append(_system(BASE if label == BASE else folder.name, label, run))
+    first = found[0]
+    for system in found[1:]:
+        for name in first.scores:
+            ours = [score.normalized_reference for score in first.scores[name]]
+            if name not in system.scores or ours != [s.normalized_reference for s in system.scores[name]]:
+                raise ValueError(f"{first.name} and {system.name} were not tested on the same clips of {name}.")
+        if system.run["test_precision"] != first.run["test_precision"]:
+            raise ValueError(f"{first.name} and {system.name} were tested in different precisions.")
+    return sorted(found, key=lambda system: system.name != BASE)
+
+
+def _system(name: str, label: str, run: Mapping[str, Any]) -> System:
+    scores, transcripts, domains = {}, {}, {}
+    for dataset, texts in run["transcripts"].items():
+        if label not in texts:
+            continue
+        transcripts[dataset], domains[dataset] = texts[label], texts["domain"]
+        scores[dataset] = [
+            score_utterance(
+                reference,
+                hypothesis,
+                normalizer=get_normalizer("unicode", language),
+                utterance_id=f"{number}:{clip}",
+                system=name,
+                language=language,
+            )
+            for number, (clip, language, reference, hypothesis) in enumerate(
+                zip(texts["ids"], texts["languages"], texts["references"], texts[label], strict=True)
+            )
+        ]
+    return System(name, scores, transcripts, domains, run)
+
+
+def trained_languages(systems: Sequence[System]) -> set[str]:
+    """Languages of the in-domain test sets."""
+    return {
+        str(score.language)
+        for system in systems
+        for dataset, scores in system.scores.items()
+        if system.domains[dataset] == "in"
+        for score in scores
+    }
+
+
+def rates_table(systems: Sequence[System], reference: System | None, trained: set[str]) -> str:
+    """WER with its 95 % interval, CER, loops, the difference from the reference, and what changed elsewhere."""
+    header = ["set", "language", "domain", "system", "WER % [95 %]", "CER %", "loops", "clips"]
+    header += [f"WER - {reference.name}'s [95 %]"] if reference else []
+    lines = [[*header, "transcripts changed"]]
+    base = systems[0] if systems[0].name == BASE else None
+    for dataset in systems[0].scores:
+        for system in systems:
+            scores = system.scores[dataset]
+            language = str(scores[0].language)
+            (cell,) = aggregate(scores, by=())
+            other = language not in trained
+            domain = "other language" if other else system.domains[dataset]
+            line = [dataset, language, domain, system.name, _rate(scores), f"{cell.cer:.1f}", str(len(cell.loops))]
+            line.append(str(cell.utterances))
+            if reference is not None:
+                line.append(_difference(reference.scores[dataset], scores))
+            changed = ""
+            if base is not None and other and system is not base:
+                pairs = zip(base.transcripts[dataset], system.transcripts[dataset], strict=True)
+                changed = f"{sum(a != b for a, b in pairs)} of {len(scores)}"
+            lines.append([*line, changed])
+    normalizers = sorted({score.normalizer for system in systems for s in system.scores.values() for score in s})
+    note = (
+        f"Normaliser: {', '.join(normalizers)}. Tested in {systems[0].run['test_precision']}. Intervals: studentised "
+        "bootstrap over utterances, which holds for these speakers only."
+    )
+    return f"{_markdown(lines)}\n\n{note}"
+
+
+def cost_table(systems: Sequence[System]) -> str:
+    """Trained parameters, steps and seconds of every run."""
+    lines = [["system", "trained parameters", "steps", "s / step"]]
+    for system in systems:
+        if system.name != BASE:
+            run = system.run
+            seconds = run["seconds"] / run["steps"]
+            lines.append([system.name, f"{run['trained_parameters']:,}", str(run["steps"]), f"{seconds:.1f}"])
+    return _markdown(lines)
+
+
+def gate_table(systems: Sequence[System]) -> str:
+    """Share of open gates in % by layer and side, for every run with experts; empty without one."""
+    rows = [
+        [system.name, name, side, *(f"{100 * share:.0f}" for share in shares)]
+        for system in systems
+        if system.name != BASE
+        for name, sides in system.run.get("gates", {}).items()
+        for side, shares in sides.items()
+    ]
+    if not rows:
+        return ""
+    width = max(map(len, rows))
+    header = ["system", "expert", "side", *(f"layer {number}" for number in range(1, width - 2))]
+    return _markdown([header, *([*row, *[""] * (width - len(row))] for row in rows)])
+
+
+def draw_gates(systems: Sequence[System], path: Path) -> None:
+    """A panel for each side: share of open gates by layer, a line for each system and expert."""
+    from matplotlib.figure import Figure
+
+    # Okabe and Ito's colours, which colour-blind readers can tell apart; markers differ as well.
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, side in zip(panels, ("encoder", "decoder"), strict=True):
+        number = 0
+        for system in systems:
+            for name, sides in (system.run.get("gates") or {}).items() if system.name != BASE else ():
+                layers = range(1, len(sides[side]) + 1)
+                style = {"color": colours[number % len(colours)], "marker": "os^Dv<>"[number % 7]}
+                panel.plot(layers, [100 * share for share in sides[side]], label=f"{system.name} ({name})", **style)
+                panel.set_xticks(layers)
+                number += 1
+        panel.set_title(side)
+        panel.set_xlabel("layer")
+        panel.set_ylim(-4, 104)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("open gates, %")
+    panels[1].legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def card_results(systems: Sequence[System], reference: System, name: str) -> dict[str, Any]:
+    """Figures of one expert and of what it was compared with, in the fields that model cards are built from."""
+    rows = []
+    for system in systems:
+        for dataset, scores in system.scores.items():
+            (cell,) = aggregate(scores, by=())
+            for metric in ("wer", "cer"):
+                rows.append(
+                    {
+                        "system": {BASE: "base", reference.name: "expert"}.get(system.name, system.name),
+                        "dataset": dataset,
+                        "split": "test",
+                        "domain": system.domains[dataset],
+                        "language": str(scores[0].language),
+                        "metric": metric.upper(),
+                        "value": round(getattr(cell, metric), 2),
+                        "normalizer": cell.normalizer,
+                        "clips": cell.utterances,
+                        "command": system.run["command"],
+                    }
+                )
+    gates = {**reference.run["gates"][name], "command": reference.run["command"]}
+    return {"rows": rows, "gates": gates}
+
+
+def _rate(scores: Sequence[UtteranceScore]) -> str:
+    errors, lengths, _ = error_arrays(scores)
+    found = rate_interval(make_clusters(errors, lengths), rng=np.random.default_rng(0))
+    return f"{found.estimate:.1f} [{found.low:.1f}, {found.high:.1f}]"
+
+
+def _difference(reference: Sequence[UtteranceScore], scores: Sequence[UtteranceScore]) -> str:
+    if reference is scores:
+        return ""
+    found = compare_systems(reference, scores, rng=np.random.default_rng(0), by_speaker=False).difference
+    return f"{found.estimate:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([rows[0], "|" + "---|" * len(lines[0]), *rows[1:]])

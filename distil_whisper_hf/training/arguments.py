@@ -1,0 +1,129 @@
+"""Arguments of the trainers: those of Seq2SeqTrainingArguments with the paper's values, and what is ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from transformers import Seq2SeqTrainingArguments
+
+from .losses import BudgetMode, Divergence
+
+DISTILLATIONS = ("none", *get_args(Divergence))
+
+
+@dataclass
+class SpeechTrainingArguments(Seq2SeqTrainingArguments):
+    """What every training of a Whisper here shares. Defaults are those of "Multilingual DistilWhisper" (arXiv
+    2311.01070): 10 epochs of batches of 16, AdamW with β2 0.98 and no weight decay, learning rate 1e-4 falling linearly
+    after 10 % of warm-up, label smoothing 0.1.
+
+    Raises:
+        ValueError: a value out of its range; closed choices are listed.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training clips."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Windows of 30 s on each device."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps of linear warm-up; below 1, a share of the whole run."}
+    )
+    adam_beta2: float = field(default=0.98, metadata={"help": "β2 of AdamW."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of AdamW."})
+    label_smoothing_factor: float = field(
+        default=0.1, metadata={"help": "Label smoothing of the cross-entropy, 0 to below 1."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: rows carry their language, expert and length."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must be false: the rows' language, expert and length are needed.")
+        if not 0.0 <= self.label_smoothing_factor < 1.0:
+            raise ValueError(
+                f"label_smoothing_factor must be at least 0 and below 1, got {self.label_smoothing_factor}."
+            )
+        super().__post_init__()
+
+
+@dataclass
+class DistilWhisperTrainingArguments(SpeechTrainingArguments):
+    """Arguments of `DistilWhisperTrainer`: the loss `CE + gate_budget_weight · budget + distillation_weight · KD` and
+    the schedules of the gates.
+
+    Raises:
+        ValueError: a value out of its range; closed choices are listed.
+    """
+
+    distillation: str = field(
+        default="js",
+        metadata={
+            "help": "Divergence between teacher and student: js (the paper's), kl (its appendix), or none, which needs "
+            "no teacher (CLSR fine-tuning).",
+            "choices": DISTILLATIONS,
+        },
+    )
+    distillation_weight: float = field(default=2.0, metadata={"help": "Weight of the distillation, at least 0."})
+    temperature: float = field(default=1.0, metadata={"help": "Temperature of both distributions, above 0."})
+    gate_budget: float = field(
+        default=0.5, metadata={"help": "Share of frames and tokens that should take the expert, 0 to 1."}
+    )
+    gate_budget_weight: float = field(default=1.0, metadata={"help": "Weight of the distance from the budget."})
+    gate_budget_mode: str = field(
+        default="joint",
+        metadata={
+            "help": "joint: one mean over encoder frames and decoder tokens, as in the paper (nearly all frames); "
+            "separate: the mean of each side is held to the budget.",
+            "choices": get_args(BudgetMode),
+        },
+    )
+    gate_budget_counts_padding: bool = field(
+        default=True,
+        metadata={"help": "Count the silence after a clip and the positions after its text, as in the paper."},
+    )
+    gate_noise: float = field(
+        default=5.0, metadata={"help": "Noise on the gates' logits at the end of the run; it rises linearly from 0."}
+    )
+    skip_gate_probability: float | None = field(
+        default=None,
+        metadata={"help": "Probability that a layer leaves its experts out; by default that of the model (0.2)."},
+    )
+    # A layer that is skipped gives its expert no gradient, which DistributedDataParallel must be told to expect.
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "Must stay true with several processes: skipped layers have no gradient."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, choices in (("distillation", DISTILLATIONS), ("gate_budget_mode", get_args(BudgetMode))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        for name in ("distillation_weight", "gate_budget_weight", "gate_noise"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if not self.temperature > 0.0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
+        if not 0.0 <= self.gate_budget <= 1.0:
+            raise ValueError(f"gate_budget must be between 0 and 1, got {self.gate_budget}.")
+        if self.skip_gate_probability is not None and not 0.0 <= self.skip_gate_probability < 1.0:
+            raise ValueError(f"skip_gate_probability must be at least 0 and below 1, got {self.skip_gate_probability}.")
+        super().__post_init__()
+
+    def summary(self) -> dict[str, Any]:
+        """What an expert's file says about its training: objective, schedule and sizes, nothing of the machine."""
+        names = (
+            "distillation",
+            "distillation_weight",
+            "temperature",
+            "gate_budget",
+            "gate_budget_weight",
+            "gate_budget_mode",
+            "gate_budget_counts_padding",
+            "gate_noise",
+            "label_smoothing_factor",
+            "learning_rate",
+            "gradient_accumulation_steps",
+            "per_device_train_batch_size",
+            "seed",
+        )
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,91 @@
+"""Short clips joined to fill Whisper's window.
+
+Whisper computes 30 s whatever the clip lasts, so a data set of clips of 4 s spends most of a step on silence. With
+joined clips the same step hears several times as many words. Lengths of joined clips are drawn evenly up to the limit,
+so that single short clips stay among them and the model does not forget how those end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .audio import JoinedAudio, StoredAudio
+from .clips import Clip
+from .labels import LabelBuilder
+
+# What silence lies between two clips, in s: enough to end a sentence, too little for Whisper to stop.
+GAP_SECONDS = 0.4
+# Whisper's decoder has 448 positions, and the start token takes one.
+MAX_TOKENS = 447
+
+
+def join_clips(
+    clips: Sequence[Clip], *, labels: LabelBuilder, max_seconds: float = 28.0, copies: int = 1, seed: int = 0
+) -> list[Clip]:
+    """Clips of the same language, expert and speaker joined; every clip is used `copies` times, none is cut.
+
+    Args:
+        clips: screened clips, whose `seconds` are known.
+        labels: counts tokens, so that no joined text is too long.
+        max_seconds: most that a joined clip may last, in s, up to Whisper's 30.
+        copies: how often the whole set is joined anew, each time in another order.
+        seed: the same clips and seed give the same joined clips on every machine.
+
+    Returns:
+        Joined clips, shuffled; a clip that is longer than `max_seconds` stays alone. Their digests are made of those of
+        their parts.
+
+    Raises:
+        ValueError: clips that are not screened, or sizes out of range.
+    """
+    if not 0.0 < max_seconds <= 30.0 or copies < 1:
+        raise ValueError(f"Expected max_seconds in (0, 30] and copies of at least 1, got {max_seconds} and {copies}.")
+    groups: dict[tuple[str, str | None, str], list[Clip]] = defaultdict(list)
+    for clip in clips:
+        if clip.seconds is None or clip.digest is None:
+            raise ValueError(f"Clip {clip.id} has no length: screen the clips before they are joined.")
+        groups[clip.language, clip.expert, clip.speaker].append(clip)
+    joined = []
+    generator = random.Random(seed)
+    for _ in range(copies):
+        for group in groups.values():
+            joined += _join_group(group, labels, max_seconds, generator)
+    generator.shuffle(joined)
+    return joined
+
+
+def _join_group(clips: list[Clip], labels: LabelBuilder, max_seconds: float, generator: random.Random) -> list[Clip]:
+    joined: list[Clip] = []
+    parts: list[Clip] = []
+    seconds, tokens, limit = 0.0, 0, generator.uniform(0.0, max_seconds)
+    for clip in generator.sample(clips, len(clips)):
+        # Counted with its prompt and end, which joined clips share: a little too many.
+        own_tokens = len(labels(clip.text, language=clip.language))
+        longer = seconds + GAP_SECONDS + clip.seconds
+        if parts and (longer > limit or tokens + own_tokens > MAX_TOKENS):
+            joined.append(_joined(parts))
+            parts, seconds, tokens, limit = [], 0.0, 0, generator.uniform(0.0, max_seconds)
+            longer = clip.seconds
+        parts.append(clip)
+        seconds, tokens = longer if len(parts) > 1 else clip.seconds, tokens + own_tokens
+    return [*joined, _joined(parts)]
+
+
+def _joined(parts: list[Clip]) -> Clip:
+    if len(parts) == 1:
+        return parts[0]
+    sources: list[str | bytes | StoredAudio] = [part.audio for part in parts]
+    return replace(
+        parts[0],
+        id="+".join(part.id for part in parts),
+        audio=JoinedAudio(tuple(sources), GAP_SECONDS),
+        text=" ".join(part.text for part in parts),
+        seconds=sum(part.seconds for part in parts) + GAP_SECONDS * (len(parts) - 1),
+        digest=hashlib.blake2b(" ".join(part.digest for part in parts).encode(), digest_size=16).hexdigest(),
+        up_votes=None,
+        down_votes=None,
+    )

@@ -1,0 +1,233 @@
+"""A Seq2SeqTrainer for any Whisper: per-row languages, whole checkpoints, one cross-entropy for all methods.
+
+Full fine-tuning and LoRA train with it as it is; `DistilWhisperTrainer` adds experts, gates and a teacher.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Seq2SeqTrainer, WhisperProcessor
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
+from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .arguments import SpeechTrainingArguments
+from .collator import SpeechCollator
+from .labels import LabelBuilder
+from .losses import IGNORED, cross_entropy
+
+# Where a checkpoint is written before it is renamed into place: not a name that a resumed run looks for.
+_STAGING = ".saving"
+# What a batch carries beside the model's own inputs.
+_EXTRAS = ("num_frames", "teacher_input_features", "expert")
+
+
+class SpeechTrainer(Seq2SeqTrainer):
+    """Seq2SeqTrainer for batches of `SpeechCollator`.
+
+    Beyond Seq2SeqTrainer:
+
+    - the loss is normalised over all accumulated batches and processes, whatever the model does itself;
+    - with `predict_with_generate` each row is generated in the language of its label, and by its expert;
+    - a checkpoint appears under its name when it is complete, so a run killed while saving resumes from the one before;
+    - each part of the loss is logged (`loss_ce`, ...).
+
+    Args:
+        model: a Whisper with its head, or a peft model of one.
+        args: SpeechTrainingArguments.
+        processing_class: the model's WhisperProcessor; saved with every checkpoint.
+        data_collator: by default a SpeechCollator that transcribes.
+        kwargs: as for Seq2SeqTrainer.
+
+    Raises:
+        ValueError: no processor.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module,
+        args: SpeechTrainingArguments,
+        *,
+        processing_class: WhisperProcessor,
+        data_collator: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(processing_class, WhisperProcessor):
+            raise ValueError(
+                f"processing_class must be the model's WhisperProcessor, got {type(processing_class).__name__}: "
+                "AutoProcessor.from_pretrained(model) opens it."
+            )
+        if data_collator is None:
+            data_collator = SpeechCollator(LabelBuilder(processing_class.tokenizer))
+        super().__init__(model, args, data_collator=data_collator, processing_class=processing_class, **kwargs)
+        # compute_loss divides by the number of targets in all accumulated batches, also where the model would not.
+        self.model_accepts_loss_kwargs = True
+        self._parts: dict[str, Tensor] = {}
+        self._counts: dict[str, float] = defaultdict(float)
+        self._staging: Path | None = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The training loss of a batch: a float32 scalar, in nats.
+
+        Args:
+            num_items_in_batch: target tokens in the whole optimiser step, over all accumulated batches and processes;
+                None (evaluation): those of this batch.
+        """
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        extras = {name: inputs.pop(name) for name in _EXTRAS if name in inputs}
+        outputs = model(**inputs, **self._forward_arguments(labels, extras))
+        parts = self._loss_parts(outputs, labels, inputs, extras, num_items_in_batch)
+        # Processes average their gradients: sums over a number of targets that counts all processes must be scaled up.
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            parts = {name: part * self._process_scale(name) for name, part in parts.items()}
+        if model.training:
+            share = 1.0 if num_items_in_batch is None else 1.0 / self.current_gradient_accumulation_steps
+            self._record({f"loss_{name}": part.detach() for name, part in parts.items()}, count=share)
+        loss = torch.stack([self._weight(name) * part for name, part in parts.items()]).sum()
+        return (loss, outputs) if return_outputs else loss
+
+    def _forward_arguments(self, labels: Tensor, extras: dict[str, Any]) -> dict[str, Any]:
+        """What the model is given beside the features: the prompt, not the labels, so that it computes no loss."""
+        config = self._whisper().config
+        prompt = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        return {"decoder_input_ids": prompt, "use_cache": False}
+
+    def _loss_parts(
+        self,
+        outputs: Any,
+        labels: Tensor,
+        inputs: dict[str, Any],
+        extras: dict[str, Any],
+        num_items_in_batch: Tensor | int | None,
+    ) -> dict[str, Tensor]:
+        """Every part of the loss before its weight: name -> float32 scalar."""
+        smoothing = self.args.label_smoothing_factor
+        ce = cross_entropy(outputs.logits, labels, label_smoothing=smoothing, normalizer=num_items_in_batch)
+        return {"ce": ce}
+
+    def _weight(self, part: str) -> float:
+        return 1.0
+
+    def _process_scale(self, part: str) -> int:
+        """Factor that undoes the averaging over processes for a part that is a sum over targets."""
+        return self.accelerator.num_processes
+
+    def _whisper(self) -> PreTrainedModel:
+        """The Whisper under whatever wraps it for several processes."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def _record(self, values: dict[str, Tensor], *, count: float) -> None:
+        """Add up values for the next log, which divides their sum by the sum of `count`."""
+        for name, value in values.items():
+            self._parts[name] = self._parts.get(name, torch.zeros_like(value)) + value
+            self._counts[name] += count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's; a training log also has every part of the loss and the gates since the last one."""
+        if "loss" in logs:
+            logs = {**logs, **self._means()}
+        super().log(logs, start_time)
+
+    def _means(self) -> dict[str, float]:
+        """What was recorded since the last call, averaged over steps and processes."""
+        # In one collective call, and the same names on every process: one may not have met every expert.
+        names = sorted(set(gather_object(list(self._parts))))
+        missing = torch.zeros((), device=self.args.device)
+        sums = torch.stack([self._parts.get(name, missing).float() for name in names] or [missing])
+        counts = torch.tensor([self._counts[name] for name in names] or [0.0], device=self.args.device)
+        sums, counts = (self.accelerator.reduce(values, reduction="sum") for values in (sums, counts))
+        self._parts.clear()
+        self._counts.clear()
+        return dict(zip(names, (sums / counts).tolist(), strict=False))
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss, tokens and labels `(batch, tokens)` of a batch; -100 after the end of labels.
+
+        Tokens are generated in the language of each label; without `predict_with_generate` they are the most likely
+        ones at every position.
+        """
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs["labels"]
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        if not self.args.predict_with_generate:
+            return loss.detach(), outputs.logits.argmax(dim=-1), labels
+        arguments = {**getattr(self, "_gen_kwargs", {}), **gen_kwargs, **self._generation_arguments(inputs)}
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        tokens = self._whisper().generate(input_features=inputs["input_features"], **arguments)
+        return loss.detach(), tokens, labels
+
+    def _generation_arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Language and task of every row, from the two tokens that its label begins with."""
+        tokens = self.processing_class.tokenizer.convert_ids_to_tokens
+        languages = [token.strip("<|>") for token in tokens(inputs["labels"][:, 0].tolist())]
+        (task,) = {token.strip("<|>") for token in tokens(inputs["labels"][:, 1].tolist())}
+        return {"language": languages, "task": task}
+
+    def _get_output_dir(self, trial: Any) -> str:
+        run = super()._get_output_dir(trial)
+        return run if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the Trainer's, but written beside and renamed into place when all of it is there."""
+        run = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = run / _STAGING
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        self.accelerator.wait_for_everyone()
+        if self.state.best_model_checkpoint == str(staging / name):
+            self.state.best_model_checkpoint = str(run / name)
+        if self.args.should_save:
+            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+            _replace_folder(staging / name, run / name)
+            shutil.rmtree(staging, ignore_errors=True)
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Rename a folder into place, past one of an earlier run; the caller removes what is beside `source`."""
+    if target.exists():
+        os.replace(target, source.with_name("replaced"))
+    os.replace(source, target)
+
+
+def target_mask(labels: Tensor) -> Tensor:
+    """`(batch, tokens)`, true where there is a target."""
+    return labels != IGNORED

@@ -1,0 +1,199 @@
+"""The trainer of language experts: Seq2SeqTrainer with distillation, the gate budget and expert checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import WhisperProcessor
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from ..checkpoints import check_base, read_expert
+from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
+from .arguments import DistilWhisperTrainingArguments
+from .losses import distillation, gate_budget, mask_from_lengths
+from .schedules import GateNoiseCallback, SkipGateCallback
+from .speech_trainer import SpeechTrainer, target_mask
+from .teacher import BaseTeacher, Teacher
+
+
+class DistilWhisperTrainer(SpeechTrainer):
+    """Train the experts of a DistilWhisper on batches of one or several languages.
+
+        loss = CE + gate_budget_weight · mean over experts of budget + distillation_weight · KD
+
+    (arXiv 2311.01070; see `losses` for the parts.) Whisper's own weights are frozen; each row trains the expert of its
+    language token, or the one that the data names. Checkpoints and the outcome hold experts, never the base.
+
+    Args:
+        model: with at least one expert (`add_expert`).
+        args: DistilWhisperTrainingArguments.
+        processing_class: the model's WhisperProcessor.
+        teacher: needed unless `args.distillation` is "none".
+        train_experts: names of the experts to train; the others stay as they are. None: all.
+        kwargs: as for Seq2SeqTrainer.
+
+    Raises:
+        ValueError: a model without experts, an expert that is not there, or a teacher that is missing or not used.
+    """
+
+    def __init__(
+        self,
+        model: DistilWhisperForConditionalGeneration,
+        args: DistilWhisperTrainingArguments,
+        *,
+        processing_class: WhisperProcessor,
+        teacher: Teacher | BaseTeacher | None = None,
+        train_experts: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if (teacher is None) != (args.distillation == "none"):
+            got = "no teacher" if teacher is None else f"the teacher {teacher.name}"
+            raise ValueError(
+                f"Expected a teacher exactly where there is a distillation, got {got} with distillation "
+                f"{args.distillation!r}. Give `teacher=`, or set distillation to 'none'."
+            )
+        self.train_experts = tuple(model.expert_names if train_experts is None else train_experts)
+        unknown = [name for name in self.train_experts if name not in model.expert_names]
+        if unknown:
+            raise ValueError(
+                f"Expected experts of the model ({', '.join(model.expert_names) or 'none'}), got {unknown[0]!r}: "
+                f"call model.add_expert({unknown[0]!r}) first."
+            )
+        self.teacher = teacher
+        model.freeze_shared()
+        for name in set(model.expert_names) - set(self.train_experts):
+            for _, layer in model._expert_layers():
+                layer.language_experts[name].requires_grad_(False)
+        for name in self.train_experts:
+            summary = {**args.summary(), "teacher": None if teacher is None else teacher.name}
+            model.config.language_experts[name]["training"] = summary
+        super().__init__(model, args, processing_class=processing_class, **kwargs)
+        self.add_callback(GateNoiseCallback(args.gate_noise))
+        if args.skip_gate_probability is not None:
+            self.add_callback(SkipGateCallback(args.skip_gate_probability))
+
+    def _forward_arguments(self, labels: Tensor, extras: dict[str, Any]) -> dict[str, Any]:
+        arguments = super()._forward_arguments(labels, extras)
+        _, expert_ids = self._whisper().model.route(arguments["decoder_input_ids"])
+        for row, name in enumerate(extras.get("expert") or ()):
+            if name is not None:
+                expert_ids[row] = self._whisper()._expert_index(name)
+        extras["expert_ids"] = expert_ids
+        return {**arguments, "expert_ids": expert_ids, "output_gate_values": True}
+
+    def _loss_parts(
+        self,
+        outputs: Any,
+        labels: Tensor,
+        inputs: dict[str, Any],
+        extras: dict[str, Any],
+        num_items_in_batch: Tensor | int | None,
+    ) -> dict[str, Tensor]:
+        parts = super()._loss_parts(outputs, labels, inputs, extras, num_items_in_batch)
+        if self.teacher is not None:
+            heard = extras["teacher_input_features"] if self.teacher.own_features else inputs["input_features"]
+            parts["kd"] = distillation(
+                outputs.logits,
+                self.teacher(heard, labels),
+                labels,
+                divergence=self.args.distillation,
+                temperature=self.args.temperature,
+                normalizer=num_items_in_batch,
+            )
+        # A mean, not a sum: the optimiser step has the mean of its batches.
+        accumulated = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+        parts["gate"] = self._gate_loss(outputs, labels, extras) / accumulated
+        return parts
+
+    def _gate_loss(self, outputs: Any, labels: Tensor, extras: dict[str, Any]) -> Tensor:
+        """Mean distance from the budget over the experts that have a row in the batch."""
+        masks = {} if self.args.gate_budget_counts_padding else self._padding_masks(outputs, labels, extras)
+        expert_ids = extras["expert_ids"]
+        present = sorted(set(expert_ids.tolist()) - {-1})
+        losses = []
+        for index in present:
+            rows = expert_ids == index
+            losses.append(
+                gate_budget(
+                    outputs.encoder_gate_values,
+                    outputs.decoder_gate_values,
+                    budget=self.args.gate_budget,
+                    mode=self.args.gate_budget_mode,
+                    row_mask=rows,
+                    **masks,
+                )
+            )
+            if self.model.training:
+                self._record_gates(outputs, labels, extras, rows, index)
+        if self.model.training and not losses:
+            raise ValueError(
+                f"Expected rows with an expert ({', '.join(self.train_experts)}) in every training batch, got one "
+                "without: leave out clips of other languages, or name their expert in the data."
+            )
+        return torch.stack(losses).mean() if losses else outputs.logits.new_zeros(())
+
+    def _padding_masks(self, outputs: Any, labels: Tensor, extras: dict[str, Any]) -> dict[str, Tensor]:
+        frames = outputs.encoder_gate_values[0].shape[1]
+        return {
+            "encoder_mask": mask_from_lengths(extras["num_frames"], size=frames),
+            "decoder_mask": target_mask(labels),
+        }
+
+    def _record_gates(self, outputs: Any, labels: Tensor, extras: dict[str, Any], rows: Tensor, index: int) -> None:
+        """Mean gate of each side over speech and targets, by expert."""
+        masks = self._padding_masks(outputs, labels, extras)
+        name = self._whisper().expert_names[index]
+        for side in ("encoder", "decoder"):
+            counted = masks[f"{side}_mask"] & rows.unsqueeze(-1)
+            gates = torch.stack([layer[counted].float().mean() for layer in getattr(outputs, f"{side}_gate_values")])
+            self._record({f"gate_{side}_{name}": gates.detach().mean()}, count=1.0)
+
+    def _weight(self, part: str) -> float:
+        weights = {"kd": self.args.distillation_weight, "gate": self.args.gate_budget_weight}
+        return weights.get(part, super()._weight(part))
+
+    def _process_scale(self, part: str) -> int:
+        return 1 if part == "gate" else super()._process_scale(part)
+
+    def _generation_arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        arguments = super()._generation_arguments(inputs)
+        return {**arguments, "expert": inputs["expert"]} if inputs.get("expert") else arguments
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Experts, configuration and processor; the base is named, not copied."""
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        model = self._whisper()
+        if model.config.base_model_name_or_path is None:
+            for name in self.train_experts:
+                model.save_expert(name, folder)
+        else:
+            model.save_pretrained(folder, experts_only=True)
+        self.processing_class.save_pretrained(folder)
+        torch.save(self.args, folder / TRAINING_ARGS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Put a checkpoint's experts into the model, in place: the optimiser holds these very parameters.
+
+        Raises:
+            FileNotFoundError: the checkpoint lacks an expert.
+            ExpertFileError: an expert of another base, name or geometry.
+        """
+        model = self._whisper()
+        fingerprint = model.base_fingerprint()
+        for name in self.train_experts:
+            file = read_expert(name, resume_from_checkpoint, model.config)
+            check_base(file, fingerprint, model.config.base_model_name_or_path)
+            for layer_name, layer in model._expert_layers():
+                prefix = layer_name + "."
+                tensors = {k.removeprefix(prefix): t for k, t in file.tensors.items() if k.startswith(prefix)}
+                layer.language_experts[name].load_state_dict(tensors)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(os.fspath(self.state.best_model_checkpoint))

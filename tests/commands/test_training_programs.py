@@ -1,0 +1,301 @@
+"""`distil-whisper train` and `baseline` from a folder of sound files to scores, at tiny settings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from models import save_whisper
+from speech_files import write
+from tiny import tiny_tokenizer
+from transformers import WhisperFeatureExtractor, WhisperProcessor
+
+from distil_whisper_hf import DistilWhisperForConditionalGeneration
+from distil_whisper_hf.cli import main
+from distil_whisper_hf.commands.baseline import BaselineArguments
+from distil_whisper_hf.commands.programs import RunArguments, parse
+from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
+from distil_whisper_hf.commands.train import ExpertArguments
+from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
+from distil_whisper_hf.training.labels import LabelBuilder
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "--report_to", "none", "--disable_tqdm",
+        "true", "--save_strategy", "no", "--test_max_new_tokens", "5", "--logging_steps", "1"]  # fmt: skip
+RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.json"))
+
+
+def short_processor() -> WhisperProcessor:
+    """Whisper's, with windows of 2 s."""
+    return WhisperProcessor(WhisperFeatureExtractor(chunk_length=2), tiny_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = save_whisper(tmp_path_factory.mktemp("base"), max_source_positions=100)
+    short_processor().save_pretrained(folder)
+    return folder
+
+
+def speech_folder(folder: Path, language: str, count: int = 12, *, hertz: float = 200.0) -> Path:
+    """Clips of different lengths and texts by three speakers; one is broken, one says nothing, one is too long."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        name = f"clip{number}.wav"
+        write(folder / name, 0.3 + 0.1 * number, rate=16000, hertz=hertz + 30 * number)
+        rows.append([name, f"text {number} {language}", language, f"speaker{number % 3}", "0"])
+    (folder / "broken.wav").write_bytes(b"RIFF")
+    write(folder / "long.wav", 2.5)
+    rows += [["broken.wav", "lost", language, "speaker0", "0"], ["clip0.wav", "...", language, "speaker0", "0"]]
+    rows += [["long.wav", "too long", language, "speaker0", "0"], ["clip1.wav", "suspect", language, "speaker0", "1"]]
+    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["file_name", "text", "language", "speaker", "suspect"], *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def catalan(tmp_path_factory) -> Path:
+    return speech_folder(tmp_path_factory.mktemp("speech") / "catalan", "ca")
+
+
+@pytest.fixture(scope="module")
+def galician(tmp_path_factory) -> Path:
+    return speech_folder(tmp_path_factory.mktemp("speech") / "galician", "gl", 10, hertz=210.0)
+
+
+@pytest.fixture(scope="module")
+def other_domain(tmp_path_factory) -> Path:
+    """Catalan again; two of its clips are in the other folder too."""
+    folder = speech_folder(tmp_path_factory.mktemp("speech") / "calls", "ca", 3, hertz=220.0)
+    write(folder / "clip0.wav", 0.3, hertz=200.0)
+    write(folder / "clip1.wav", 0.4, hertz=230.0)
+    return folder
+
+
+def test_two_languages_from_folders_to_scores(base, catalan, galician, other_domain, tmp_path, capsys):
+    """Silent: a program that trains, and whose outcome, splits, rejections or scores nobody can use."""
+    output = tmp_path / "out"
+    words = ["train", "--model", str(base), "--teacher", "base", "--data", str(catalan), str(galician), "--where",
+             "suspect=0", "--test_data", str(other_domain), "--output_dir", str(output), "--join_seconds", "2",
+             *TINY]  # fmt: skip
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "25 clips" in printed and "3 empty_text, 3 unreadable, 3 too_long" in printed
+    assert "test and train share no clip" in printed
+    rejected = [json.loads(line) for line in (output / "rejections.jsonl").read_text().splitlines()]
+    assert sorted({entry["reason"] for entry in rejected}) == ["empty_text", "too_long", "unreadable"]
+    splits = json.loads((output / "splits.json").read_text())
+    assert sorted(splits["test_sets"]) == ["calls", "catalan", "galician"]
+    shared = {"clip0.wav", "clip1.wav"}
+    assert len(splits["dropped"]) + len(shared & set(splits["test_sets"]["catalan"])) == 2
+    results = json.loads((output / "scores.json").read_text())
+    cells = {(row["system"], row["dataset"], row["domain"], row["language"]) for row in results["rows"]}
+    expected = {("catalan", "in", "ca"), ("galician", "in", "gl"), ("calls", "out", "ca")}
+    assert cells == {(system, *cell) for system in ("whisper", "experts-js") for cell in expected}
+    assert sorted(results["gates"]) == ["ca", "gl"]
+    assert [len(results["gates"]["ca"][side]) for side in ("encoder", "decoder")] == [2, 3]
+    assert results["command"].startswith("distil-whisper train --model")
+    (output / "scores.json").unlink()
+    assert main([*words, "--test_only"]) == 0
+    again = json.loads((output / "scores.json").read_text())
+    assert (again["rows"], again["seconds"]) == (results["rows"], results["seconds"])
+    model = DistilWhisperForConditionalGeneration.from_pretrained(output)
+    assert model.expert_names == ("ca", "gl")
+    training = model.config.language_experts["ca"]["training"]
+    assert (training["distillation"], training["teacher"], training["steps"]) == ("js", "base", 2)
+
+
+def test_streamed_clips_train_without_a_download(base, catalan, other_domain, tmp_path):
+    """Silent: a stream that is loaded whole, screened by nobody, or prompted in no language."""
+    from datasets import Audio, Dataset
+
+    with open(catalan / "metadata.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sounds = [{"path": row["file_name"], "bytes": (catalan / row["file_name"]).read_bytes()} for row in rows]
+    table = Dataset.from_dict({"audio": sounds, "text": [row["text"] for row in rows]})
+    table.cast_column("audio", Audio(decode=False)).to_parquet(tmp_path / "hub" / "train.parquet")
+    output = tmp_path / "out"
+    words = ["train", "--model", str(base), "--distillation", "none", "--data", str(tmp_path / "hub"), "--streaming",
+             "--language", "ca", "--test_data", str(other_domain), "--output_dir", str(output), "--test", "trained",
+             *TINY, "--max_steps", "10"]  # fmt: skip
+    assert main(words) == 0
+    rejected = [json.loads(line) for line in (output / "rejections.jsonl").read_text().splitlines()]
+    assert {entry["reason"] for entry in rejected} >= {"empty_text", "too_long", "unreadable"}
+    scores = json.loads((output / "scores.json").read_text())
+    assert {row["dataset"] for row in scores["rows"]} == {"calls"} and sorted(scores["gates"]) == ["ca"]
+    with pytest.raises(ValueError, match="Expected the language of every streamed source"):
+        main([word for word in words if word not in ("--language", "ca")])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_baselines_from_folder_to_scores(base, catalan, tmp_path, method):
+    """Silent: a baseline that is saved in a form which its own test does not open."""
+    output = tmp_path / "out"
+    words = ["baseline", "--method", method, "--model", str(base), "--data", str(catalan), "--where", "suspect=0",
+             "--output_dir", str(output), "--lora_rank", "4", *TINY]  # fmt: skip
+    assert main(words) == 0
+    results = json.loads((output / "scores.json").read_text())
+    assert [row["system"] for row in results["rows"]] == ["whisper", method]
+    weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    assert (output / weights).is_file()
+    whole = sum(p.numel() for p in DistilWhisperForConditionalGeneration.from_pretrained(base).parameters())
+    assert (results["trained_parameters"] < whole / 10) == (method == "lora")
+
+
+KILLED = """
+import os, signal, sys, torch
+saves = []
+save = torch.save
+def killing(content, target, *args, **kwargs):
+    if str(target).endswith("scheduler.pt") and len(saves) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    saves.extend([target] * str(target).endswith("scheduler.pt"))
+    return save(content, target, *args, **kwargs)
+torch.save = killing
+from distil_whisper_hf.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_killed_while_saving_it_resumes_to_the_same_expert(base, catalan, tmp_path):
+    """Silent: a half-written checkpoint taken for whole, or a resumed run that ends elsewhere."""
+    words = ["train", "--model", str(base), "--distillation", "none", "--data", str(catalan), "--where", "suspect=0",
+             *TINY, "--max_steps", "5", "--save_strategy", "steps", "--save_steps", "2", "--test", "none"]  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*words, "--output_dir", str(whole)]) == 0
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, *words, "--output_dir", str(killed)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
+    assert [path.name for path in killed.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert (killed / ".saving" / "checkpoint-4").is_dir()
+    assert main([*words, "--output_dir", str(killed), "--resume"]) == 0
+    assert (killed / "expert.ca.safetensors").read_bytes() == (whole / "expert.ca.safetensors").read_bytes()
+    assert not (killed / ".saving").exists()
+
+
+PROCESSES = """
+import sys
+from distil_whisper_hf.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_processes_train_what_one_does(base, catalan, tmp_path):
+    """Silent: gradients of several processes averaged over the wrong number of tokens, or a deadlock in a log."""
+    script = tmp_path / "program.py"
+    script.write_text(PROCESSES)
+    common = ["train", "--model", str(base), "--distillation", "js", "--teacher", "base", "--data", str(catalan),
+              "--where", "suspect=0", *TINY, "--expert_dropout", "0", "--gate_dropout", "0", "--gate_noise", "0",
+              "--gate_budget_weight", "0", "--skip_gate_probability", "0", "--optim", "sgd", "--learning_rate", "0.1",
+              "--warmup_steps", "0", "--test", "none"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*common, "--per_device_train_batch_size", "4", "--output_dir", str(one)]) == 0
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    ended = subprocess.run(
+        [sys.executable, *launch, *common, "--output_dir", str(two)],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    start = DistilWhisperForConditionalGeneration.from_pretrained(base)
+    start.add_expert("ca")
+    ours, theirs = (DistilWhisperForConditionalGeneration.from_pretrained(folder).state_dict() for folder in (one, two))
+    moved = 0.0
+    for key, value in start.state_dict().items():
+        if ".fc" in key and ".language_experts." in key:
+            moved = max(moved, (ours[key] - value).abs().max().item())
+            torch.testing.assert_close(theirs[key] - value, ours[key] - value, rtol=0.02, atol=2e-6)
+    assert moved > 1e-4
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses(path, tmp_path):
+    """Silent: a recipe with a flag that was renamed."""
+    recipe = json.loads(path.read_text())
+    kinds = (RunArguments, SpeechArguments, BaselineArguments, SpeechTrainingArguments)
+    if "method" not in recipe:
+        kinds = (RunArguments, SpeechArguments, ExpertArguments, DistilWhisperTrainingArguments)
+    words = [str(path), "--output_dir", str(tmp_path), "--use_cpu", "--learning_rate", "0.5"]
+    parsed = parse(kinds, words, program="test", description="")
+    values = {name: value for part in parsed for name, value in vars(part).items()}
+    assert values["learning_rate"] == 0.5
+    for name, value in recipe.items():
+        if name != "learning_rate":
+            assert values[name] == value, name
+
+
+def test_recipes_with_unknown_names_are_refused(tmp_path):
+    """Silent: a misspelt setting that is ignored."""
+    path = tmp_path / "wrong.json"
+    path.write_text('{"learning_rat": 1}')
+    with pytest.raises(ValueError, match=r"wrong\.json says learning_rat, which test does not know"):
+        parse((SpeechTrainingArguments,), [str(path), "--output_dir", str(tmp_path)], program="test", description="")
+
+
+def test_windows_cannot_be_overfilled(base, catalan, tmp_path):
+    """Silent: joined clips that are all unreadable for a model with short windows."""
+    with pytest.raises(ValueError, match="join_seconds must be at most the model's window of 2 s"):
+        main(["train", "--model", str(base), "--distillation", "none", "--data", str(catalan), "--where", "suspect=0",
+              "--output_dir", str(tmp_path / "out"), "--join_seconds", "28", *TINY])  # fmt: skip
+
+
+class TestSources:
+    """What `--data` may be."""
+
+    @pytest.fixture
+    def labels(self):
+        return LabelBuilder(tiny_tokenizer())
+
+    def read(self, labels, *data, **changes):
+        arguments = SpeechArguments(data=[str(one) for one in data], **changes)
+        return read_speech(arguments, labels, WhisperFeatureExtractor(chunk_length=2))
+
+    def test_speakers_can_be_kept_apart(self, catalan, labels):
+        """Silent: a test score on speakers that were trained on."""
+        speech = self.read(labels, catalan, where=["suspect=0"], split_by="speaker", dev_share=0.2, test_share=0.2)
+        speakers = [{clip.speaker for clip in getattr(speech.splits, name)} for name in ("train", "dev", "test")]
+        assert all(speakers) and not speakers[0] & (speakers[1] | speakers[2])
+
+    def test_given_splits_are_taken(self, catalan, tmp_path, labels):
+        """Silent: a source's own test set dealt out to training."""
+        with open(catalan / "metadata.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))[:12]
+        with open(catalan / "given.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file_name", "text", "language", "split"])
+            for number, row in enumerate(rows):
+                writer.writerow([row["file_name"], row["text"], "ca", "test" if number < 4 else "train"])
+        speech = self.read(labels, catalan / "given.csv", split_by="given", dev_share=0.2)
+        assert [clip.id for clip in speech.splits.test] == [row["file_name"] for row in rows[:4]]
+        assert len(speech.splits.train) + len(speech.splits.dev) == 8 and speech.splits.dev
+        with pytest.raises(ValueError, match="has no column `split`"):
+            self.read(labels, catalan, split_by="given")
+
+    def test_common_voice_keeps_its_tables_and_its_best_clips(self, tmp_path, labels):
+        """Silent: subsets that are not the paper's, or test clips among them."""
+        (tmp_path / "clips").mkdir()
+        for split, numbers in (("train", range(6)), ("dev", range(6, 8)), ("test", range(8, 10))):
+            lines = ["client_id\tpath\tsentence\tup_votes\tdown_votes\tgender\tage\tlocale"]
+            for number in numbers:
+                write(tmp_path / "clips" / f"{number}.mp3", 0.5, hertz=200 + 40 * number)
+                lines.append(f"s\t{number}.mp3\ttext {number}\t{number}\t0\tfemale_feminine\ttwenties\tca")
+            (tmp_path / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+        speech = self.read(labels, tmp_path, split_by="given", subset=3)
+        assert sorted(clip.id for clip in speech.splits.train) == ["3.mp3", "4.mp3", "5.mp3"]
+        assert [clip.id for clip in speech.splits.test] == ["8.mp3", "9.mp3"]
+
+    def test_wrong_numbers_of_languages_are_refused(self, catalan, galician, labels):
+        """Silent: a language given to the wrong source."""
+        with pytest.raises(ValueError, match="Expected one language for all 1 sources or one for each, got 2"):
+            self.read(labels, catalan, language=["ca", "gl"])
+        with pytest.raises(ValueError, match="at least one source of speech"):
+            self.read(labels)

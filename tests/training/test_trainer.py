@@ -1,0 +1,466 @@
+"""DistilWhisperTrainer: its loss against the definition, what trains, what is saved."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from models import FRAMES, randomize_expert, save_whisper
+from safetensors.torch import load_file
+from speech_rows import Rows
+from tiny import tiny_feature_extractor, tiny_processor, tiny_tokenizer
+from torch.nn.functional import log_softmax
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from distil_whisper_hf import DistilWhisperForConditionalGeneration
+from distil_whisper_hf.evaluation.prediction_metrics import PredictionMetrics
+from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
+from distil_whisper_hf.training.collator import SpeechCollator
+from distil_whisper_hf.training.labels import LabelBuilder
+from distil_whisper_hf.training.speech_trainer import SpeechTrainer
+from distil_whisper_hf.training.teacher import BaseTeacher, Teacher
+from distil_whisper_hf.training.trainer import DistilWhisperTrainer
+
+# Nothing random, so that two ways of computing the same thing must agree.
+CALM = {"expert_dropout": 0.0, "gate_dropout": 0.0, "skip_gate_probability": 0.0}
+
+
+@pytest.fixture(scope="module")
+def processor() -> WhisperProcessor:
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_whisper(tmp_path_factory.mktemp("base"))
+
+
+def student(base, *names: str, **options) -> DistilWhisperForConditionalGeneration:
+    model = DistilWhisperForConditionalGeneration.from_pretrained(base, **options)
+    for seed, name in enumerate(names):
+        model.add_expert(name, language="it" if name == "sc" else None)
+        randomize_expert(model, name, seed)
+    return model
+
+
+def arguments(folder, **changes) -> DistilWhisperTrainingArguments:
+    values = {
+        "output_dir": str(folder),
+        "max_steps": 1,
+        "per_device_train_batch_size": 2,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "distillation": "none",
+        "logging_steps": 1,
+        "gate_noise": 0.0,
+        "disable_tqdm": True,
+    }
+    return DistilWhisperTrainingArguments(**{**values, **changes})
+
+
+def trained(model, folder, processor, rows, *, teacher=None, train_experts=None, **changes) -> DistilWhisperTrainer:
+    trainer = DistilWhisperTrainer(
+        model,
+        arguments(folder, **changes),
+        processing_class=processor,
+        teacher=teacher,
+        train_experts=train_experts,
+        train_dataset=rows,
+    )
+    trainer.train()
+    return trainer
+
+
+def experts_of(model) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items() if ".language_experts." in k}
+
+
+def logged(trainer) -> dict[str, float]:
+    return next(entry for entry in trainer.state.log_history if "loss" in entry)
+
+
+@pytest.mark.parametrize("divergence", ["kl", "js"])
+@pytest.mark.parametrize("counts_padding", [True, False])
+def test_the_loss_is_its_definition(base, processor, tmp_path, divergence, counts_padding):
+    """Silent: a part left out, weighted twice, averaged over padding, or logged under another's name."""
+    model = student(base, "ca", **CALM)
+    teacher_model = WhisperForConditionalGeneration.from_pretrained(save_whisper(tmp_path / "teacher", 1, d_model=96))
+    rows = Rows(3)
+    batch = SpeechCollator(LabelBuilder(processor.tokenizer))([rows[i] for i in range(3)])
+    labels, mask = batch["labels"], batch["labels"] != -100
+    with torch.no_grad():
+        model.train()
+        out = model(batch["input_features"], labels=labels, output_gate_values=True)
+        student_p = log_softmax(out.logits[mask], -1)
+        teacher_p = log_softmax(teacher_model(batch["input_features"], labels=labels).logits[mask], -1)
+    ce = -(0.9 * student_p.gather(1, labels[mask][:, None]).mean() + 0.1 * student_p.mean())
+    if divergence == "kl":
+        kd = (teacher_p.exp() * (teacher_p - student_p)).sum(-1).mean()
+    else:
+        middle = ((teacher_p.exp() + student_p.exp()) / 2).log()
+        kd = sum((p.exp() * (p - middle)).sum(-1).mean() / 2 for p in (teacher_p, student_p))
+    speech = torch.arange(FRAMES // 2) < batch["num_frames"][:, None]
+    encoder, decoder = (torch.stack(gates) for gates in (out.encoder_gate_values, out.decoder_gate_values))
+    if counts_padding:
+        gates = torch.cat([encoder.flatten(), decoder.flatten()])
+    else:
+        gates = torch.cat([encoder[:, speech].flatten(), decoder[:, mask].flatten()])
+    budget = abs(gates.mean() - 0.4)
+
+    processor_of_teacher = tiny_processor()
+    teacher = Teacher(teacher_model, processor_of_teacher, student=model, student_processor=processor)
+    trainer = trained(
+        model, tmp_path / "out", processor, rows, teacher=teacher, per_device_train_batch_size=3,
+        distillation=divergence, distillation_weight=3.0, gate_budget=0.4, gate_budget_weight=0.5,
+        gate_budget_counts_padding=counts_padding,
+    )  # fmt: skip
+    log = logged(trainer)
+    assert log["loss_ce"] == pytest.approx(ce.item(), rel=1e-4)
+    assert log["loss_kd"] == pytest.approx(kd.item(), rel=1e-3)
+    assert log["loss_gate"] == pytest.approx(budget.item(), rel=1e-3)
+    assert log["loss"] == pytest.approx((ce + 3.0 * kd + 0.5 * budget).item(), rel=1e-4)
+    assert log["gate_encoder_ca"] == pytest.approx(encoder[:, speech].mean().item(), rel=1e-4)
+    assert log["gate_decoder_ca"] == pytest.approx(decoder[:, mask].mean().item(), rel=1e-4)
+
+
+def test_accumulated_batches_are_one_large_batch(base, processor, tmp_path):
+    """Silent: the loss of transformers' Whisper, multiplied by the number of accumulated batches (design faults)."""
+    outcomes = []
+    for size, accumulated in ((6, 1), (2, 3)):
+        model = student(base, "ca", **CALM)
+        trainer = trained(
+            model, tmp_path / str(size), processor, Rows(6), per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulated, gate_budget_weight=0.0, optim="sgd", learning_rate=0.1,
+            warmup_steps=0,
+        )  # fmt: skip
+        outcomes.append((experts_of(model), logged(trainer)["loss_ce"]))
+    (whole, whole_loss), (parts, parts_loss) = outcomes
+    assert parts_loss == pytest.approx(whole_loss, rel=1e-5)
+    start = experts_of(student(base, "ca", **CALM))
+    moved = max((whole[key] - start[key]).abs().max().item() for key in whole)
+    assert moved > 1e-3
+    assert max((whole[key] - parts[key]).abs().max().item() for key in whole) < 1e-3 * moved
+
+
+def test_a_plain_whisper_is_scaled_right_under_accumulation_too(base, processor, tmp_path):
+    """Silent: a full fine-tuning baseline that trains with gradients times the number of accumulated batches."""
+    logs = []
+    for size, accumulated in ((4, 1), (1, 4)):
+        model = WhisperForConditionalGeneration.from_pretrained(base)
+        args = SpeechTrainingArguments(
+            output_dir=str(tmp_path / str(size)), max_steps=1, per_device_train_batch_size=size, use_cpu=True,
+            gradient_accumulation_steps=accumulated, save_strategy="no", report_to="none", logging_steps=1,
+            disable_tqdm=True,
+        )  # fmt: skip
+        trainer = SpeechTrainer(model, args, processing_class=processor, train_dataset=Rows(4))
+        trainer.train()
+        logs.append(logged(trainer))
+    assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-3)
+    assert logs[0]["loss_ce"] == pytest.approx(logs[1]["loss_ce"], rel=1e-5)
+
+
+def test_only_the_named_experts_train(base, processor, tmp_path):
+    """Silent: a base that drifts, or an expert of another language changed on the way."""
+    model = student(base, "ca", "gl")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trained(model, tmp_path, processor, Rows(4, ("ca", "gl")), train_experts=["ca"], learning_rate=1e-2, warmup_steps=0)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed
+    assert all(".language_experts.ca." in key for key in changed)
+
+
+def test_mixed_batches_train_each_row_s_own_expert(base, processor, tmp_path):
+    """Silent: rows of one language that train the other's expert. Each expert must come out as if trained alone."""
+    rows = Rows(4, ("ca", "gl"))
+    together = student(base, "ca", "gl", **CALM)
+    settings = {"optim": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "gate_budget_weight": 0.0}
+    trained(together, tmp_path / "both", processor, rows, per_device_train_batch_size=4, **settings)
+    ours = experts_of(together)
+    start = experts_of(student(base, "ca", "gl", **CALM))
+    for name in ("ca", "gl"):
+        alone = student(base, "ca", "gl", **CALM)
+        own = [row for row in rows.rows if row["language"] == name]
+        trained(alone, tmp_path / name, processor, own, per_device_train_batch_size=2, **settings)
+        for key, value in experts_of(alone).items():
+            if f".{name}." in key:
+                # The same direction: the loss of both is divided by the tokens of both.
+                mine, theirs = ours[key] - start[key], value - start[key]
+                if theirs.norm() > 1e-6:
+                    cosine = (mine * theirs).sum() / (mine.norm() * theirs.norm())
+                    assert cosine > 0.999, key
+
+
+def test_an_expert_is_chosen_by_name_where_the_data_says_so(base, processor, tmp_path):
+    """Silent: Sardinian rows, prompted as Italian, that train nothing or the Italian expert."""
+    model = student(base, "sc", "it")
+    before = experts_of(model)
+    trained(model, tmp_path, processor, Rows(2, ("it",), expert="sc"), learning_rate=1e-2, warmup_steps=0)
+    changed = {key for key, value in experts_of(model).items() if not torch.equal(value, before[key])}
+    assert changed and all(".sc." in key for key in changed)
+
+
+def test_each_expert_is_held_to_the_budget(base, processor, tmp_path):
+    """Silent: one mean over all rows, where an expert that is always open hides one that never is."""
+    model = student(base, "ca", "gl", **CALM, gate_estimator="straight_through")
+    for name, bias in (("ca", 1.0), ("gl", -1.0)):
+        for _, layer in model._expert_layers():
+            gate = layer.language_experts[name]
+            with torch.no_grad():
+                gate.gate_in.weight.zero_()
+                gate.gate_in.bias.fill_(1.0)
+                gate.gate_out.weight.fill_(bias)
+    trainer = trained(model, tmp_path, processor, Rows(4, ("ca", "gl")), per_device_train_batch_size=4)
+    log = logged(trainer)
+    assert (log["gate_encoder_ca"], log["gate_encoder_gl"]) == (1.0, 0.0)
+    assert log["loss_gate"] == pytest.approx(0.5)
+
+
+def test_a_batch_without_an_expert_is_refused(base, processor, tmp_path):
+    """Silent: steps that train nothing."""
+    with pytest.raises(ValueError, match="Expected rows with an expert"):
+        trained(student(base, "ca"), tmp_path, processor, Rows(2, ("es",)))
+
+
+def test_checkpointed_activations_change_nothing(base, processor, tmp_path):
+    """Silent: gates cut off from their loss, or another dropout in the second forward pass."""
+    outcomes = []
+    for checkpointing in (False, True):
+        model = student(base, "ca", expert_dropout=0.2)
+        torch.manual_seed(0)
+        trained(model, tmp_path / str(checkpointing), processor, Rows(2), gradient_checkpointing=checkpointing)
+        outcomes.append(experts_of(model))
+    for key, value in outcomes[0].items():
+        torch.testing.assert_close(outcomes[1][key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_precision_trains(base, processor, tmp_path):
+    """Silent: a loss in bfloat16, or one that is nan."""
+    model = student(base, "ca", "gl")
+    before = experts_of(model)
+    trainer = trained(
+        model, tmp_path, processor, Rows(4, ("ca", "gl")), bf16=True, max_steps=2, teacher=BaseTeacher(model),
+        distillation="js", gate_noise=5.0,
+    )  # fmt: skip
+    after = experts_of(model)
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in after.values())
+    assert any(not torch.equal(after[key], before[key]) for key in after)
+    assert all(entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_the_outcome_holds_experts_and_opens(base, processor, tmp_path):
+    """Silent: a copy of the base with every checkpoint, or an outcome that from_pretrained cannot open."""
+    model = student(base, "ca", "gl")
+    rows = Rows(4, ("ca", "gl"))
+    trainer = trained(model, tmp_path, processor, rows, max_steps=2, save_strategy="steps", save_steps=1)
+    trainer.save_model()
+    for folder in (tmp_path, tmp_path / "checkpoint-1", tmp_path / "checkpoint-2"):
+        weights = sorted(path.name for path in folder.glob("*.safetensors"))
+        assert weights == ["expert.ca.safetensors", "expert.gl.safetensors"]
+    state = torch.load(tmp_path / "checkpoint-2" / "optimizer.pt", weights_only=True)["state"]
+    held = sum(entry["exp_avg"].numel() for entry in state.values())
+    assert held <= sum(value.numel() for value in experts_of(model).values())
+    assert not list(tmp_path.glob(".saving*"))
+    again = DistilWhisperForConditionalGeneration.from_pretrained(tmp_path)
+    for key, value in experts_of(model).items():
+        assert torch.equal(again.state_dict()[key], value)
+    training = again.config.language_experts["ca"]["training"]
+    assert (training["distillation"], training["teacher"]) == ("none", None)
+    assert json.dumps(training)
+    assert load_file(tmp_path / "expert.ca.safetensors").keys()
+
+
+def test_a_run_stopped_between_checkpoints_ends_the_same(base, processor, tmp_path):
+    """Silent: a resumed run with other data, noise, dropout or optimiser state than an uninterrupted one."""
+    settings = {
+        "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "gate_noise": 5.0, "gradient_accumulation_steps": 2,
+    }  # fmt: skip
+    rows = Rows(10, ("ca", "gl"))
+    torch.manual_seed(3)
+    whole = student(base, "ca", "gl")
+    trained(whole, tmp_path / "whole", processor, rows, **settings).save_model()
+    torch.manual_seed(4)
+    again = student(base, "ca", "gl")
+    trainer = DistilWhisperTrainer(
+        again, arguments(tmp_path / "again", **settings), processing_class=processor, train_dataset=rows
+    )
+    trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    trainer.save_model()
+    for name in ("expert.ca.safetensors", "expert.gl.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_best_checkpoint_comes_back(base, processor, tmp_path):
+    """Silent: a best checkpoint remembered under the name of the folder that it was written in."""
+    model = student(base, "ca")
+    trainer = DistilWhisperTrainer(
+        model,
+        arguments(
+            tmp_path, max_steps=3, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
+            load_best_model_at_end=True, metric_for_best_model="loss", learning_rate=1e-2, save_total_limit=1,
+        ),
+        processing_class=processor, train_dataset=Rows(4), eval_dataset=Rows(2),
+    )  # fmt: skip
+    trainer.train()
+    losses = {e["step"]: e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e}
+    best = min(losses, key=losses.__getitem__)
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
+    kept = {path.name for path in tmp_path.glob("checkpoint-*")}
+    assert f"checkpoint-{best}" in kept and len(kept) <= 2
+
+
+def test_each_row_is_generated_in_its_own_language(base, processor, tmp_path, monkeypatch):
+    """Silent: one language for a mixed batch, and error rates of the wrong language."""
+    model = student(base, "ca", "gl", "sc")
+    given = []
+    generate = type(model).generate
+
+    def spy(self, *args, **kwargs):
+        given.append((kwargs["language"], kwargs["task"], kwargs.get("expert")))
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "generate", spy)
+    rows = [*Rows(3, ("ca", "gl", "es")).rows, *Rows(1, ("it",), expert="sc").rows]
+    trainer = DistilWhisperTrainer(
+        model,
+        arguments(tmp_path, predict_with_generate=True, generation_max_length=8),
+        processing_class=processor,
+        eval_dataset=rows,
+        compute_metrics=PredictionMetrics(processor.tokenizer),
+    )
+    metrics = trainer.evaluate()
+    assert given == [(["ca", "gl", "es", "it"], "transcribe", [None, None, None, "sc"])]
+    assert {"eval_wer", "eval_wer_ca", "eval_cer_gl", "eval_wer_es", "eval_wer_it"} <= metrics.keys()
+
+
+def large_v3_processor() -> WhisperProcessor:
+    """128 mel bins, and `<|yue|>` before the task tokens."""
+    tokenizer = tiny_tokenizer()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in state["added_tokens"]:
+        if token["id"] >= 50358:
+            token["id"] += 1
+    cantonese = {**state["added_tokens"][0], "id": 50358, "content": "<|yue|>"}
+    state["added_tokens"] = sorted([*state["added_tokens"], cantonese], key=lambda token: token["id"])
+    from tokenizers import Tokenizer
+    from transformers import WhisperTokenizer
+
+    shifted = WhisperTokenizer(tokenizer_object=Tokenizer.from_str(json.dumps(state)), pad_token="<|endoftext|>")
+    return WhisperProcessor(tiny_feature_extractor(128), shifted)
+
+
+def test_a_teacher_of_the_large_v3_kind_hears_and_says_its_own(base, processor, tmp_path):
+    """Silent: a teacher asked in the wrong language or task, and its probabilities read one token off."""
+    folder = save_whisper(tmp_path / "teacher", 1, vocab_size=51866, num_mel_bins=128)
+    large_v3_processor().save_pretrained(folder)
+    model = student(base, "ca", **CALM)
+    teacher = Teacher.from_pretrained(folder, student=model, student_processor=processor)
+    assert teacher.own_features
+    rows = Rows(2, teacher_bins=128)
+    batch = SpeechCollator(LabelBuilder(processor.tokenizer))([rows[0], rows[1]])
+    labels = batch["labels"]
+    ours = teacher(batch["teacher_input_features"], labels)
+    # By hand: everything from <|translate|> on is one further in the teacher.
+    theirs = torch.where(labels >= 50358, labels + 1, labels)
+    whole = WhisperForConditionalGeneration.from_pretrained(folder)
+    with torch.no_grad():
+        logits = whole(batch["teacher_input_features"], labels=theirs).logits
+    expected = torch.cat([logits[..., :50358], logits[..., 50359:]], dim=-1)
+    torch.testing.assert_close(ours[labels != -100], expected[labels != -100])
+    trainer = trained(model, tmp_path / "out", processor, rows, teacher=teacher, distillation="kl")
+    assert logged(trainer)["loss_kd"] > 0
+
+
+def test_the_base_teaches_as_a_whisper_of_its_own_would(base, processor):
+    """Silent: a teacher that takes the student's experts, or leaves the student in evaluation mode."""
+    model = student(base, "ca").train()
+    batch = SpeechCollator(LabelBuilder(processor.tokenizer))([Rows(2)[0], Rows(2)[1]])
+    logits = BaseTeacher(model)(batch["input_features"], batch["labels"])
+    plain = WhisperForConditionalGeneration.from_pretrained(base)
+    with torch.no_grad():
+        expected = plain(batch["input_features"], labels=batch["labels"]).logits
+    torch.testing.assert_close(logits, expected)
+    assert model.training and not logits.requires_grad
+
+
+def test_a_teacher_in_lower_precision_leaves_the_student_alone(base, processor, tmp_path):
+    """Silent: a student cast along with its teacher, or a teacher that is not cast."""
+    folder = save_whisper(tmp_path / "teacher", 1)
+    tiny_processor().save_pretrained(folder)
+    model = student(base, "ca")
+    teacher = Teacher.from_pretrained(folder, student=model, student_processor=processor, precision="bfloat16")
+    assert (teacher.model.dtype, model.dtype) == (torch.bfloat16, torch.float32)
+    trainer = trained(model, tmp_path / "out", processor, Rows(2), teacher=teacher, distillation="js", bf16=True)
+    assert logged(trainer)["loss_kd"] > 0
+
+
+def test_teachers_that_cannot_teach_are_refused(base, processor, tmp_path):
+    """Silent: a run that fails after an hour of loading, or learns from logits of other tokens."""
+    model = student(base, "ca")
+    wrong = WhisperForConditionalGeneration.from_pretrained(
+        save_whisper(tmp_path / "short", 1, max_target_positions=40)
+    )
+    with pytest.raises(ValueError, match="max_target_positions must be at least the student's 448, got 40"):
+        Teacher(wrong, processor, student=model, student_processor=processor)
+    wrong = WhisperForConditionalGeneration.from_pretrained(save_whisper(tmp_path / "mel", 1, num_mel_bins=128))
+    with pytest.raises(ValueError, match="The teacher hears 128 mel bins and its feature extractor makes 80"):
+        Teacher(wrong, processor, student=model, student_processor=processor)
+    wrong = WhisperForConditionalGeneration.from_pretrained(save_whisper(tmp_path / "en", 1, vocab_size=51864))
+    with pytest.raises(ValueError, match="51864 outputs"):
+        Teacher(wrong, processor, student=model, student_processor=processor)
+    with pytest.raises(ValueError, match="precision must be one of"):
+        Teacher.from_pretrained(base, student=model, student_processor=processor, precision="int4")
+
+
+def test_a_teacher_that_is_missing_or_unused_is_refused(base, processor, tmp_path):
+    """Silent: CLSR fine-tuning that calls itself distillation, or a teacher paid for and ignored."""
+    model = student(base, "ca")
+    with pytest.raises(ValueError, match="got no teacher with distillation 'js'"):
+        DistilWhisperTrainer(model, arguments(tmp_path, distillation="js"), processing_class=processor)
+    with pytest.raises(ValueError, match="got the teacher base with distillation 'none'"):
+        DistilWhisperTrainer(model, arguments(tmp_path), processing_class=processor, teacher=BaseTeacher(model))
+    with pytest.raises(ValueError, match=r"Expected experts of the model \(ca\), got 'gl'"):
+        DistilWhisperTrainer(model, arguments(tmp_path), processing_class=processor, train_experts=["gl"])
+    with pytest.raises(ValueError, match="processing_class must be the model's WhisperProcessor"):
+        DistilWhisperTrainer(model, arguments(tmp_path), processing_class=processor.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"distillation": "l2"}, "distillation must be one of none, kl, js"),
+        ({"gate_budget_mode": "both"}, "gate_budget_mode must be one of joint, separate"),
+        ({"gate_budget": 1.5}, "gate_budget must be between 0 and 1"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"gate_noise": -1.0}, "gate_noise must be at least 0"),
+        ({"skip_gate_probability": 1.0}, "skip_gate_probability must be at least 0 and below 1"),
+        ({"label_smoothing_factor": 1.0}, "label_smoothing_factor must be at least 0 and below 1"),
+        ({"remove_unused_columns": True}, "remove_unused_columns must be false"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(tmp_path, wrong, message):
+    """Silent: a misspelt choice that trains something else."""
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **wrong)
+
+
+def test_defaults_are_the_paper_s(tmp_path):
+    """Silent: a changed default that makes every comparison with the paper false."""
+    args = DistilWhisperTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    expected = {
+        "learning_rate": 1e-4, "num_train_epochs": 10, "per_device_train_batch_size": 16, "warmup_steps": 0.1,
+        "adam_beta2": 0.98, "weight_decay": 0.0, "label_smoothing_factor": 0.1, "distillation": "js",
+        "distillation_weight": 2.0, "temperature": 1.0, "gate_budget": 0.5, "gate_budget_mode": "joint",
+        "gate_budget_counts_padding": True, "gate_noise": 5.0, "lr_scheduler_type": "linear",
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+def test_skipping_is_set_for_one_run(base, processor, tmp_path):
+    """Silent: a model that keeps skipping layers after another run's setting."""
+    model = student(base, "ca")
+    trainer = trained(model, tmp_path, processor, Rows(2), skip_gate_probability=0.75)
+    assert model.model.encoder.layers[0].language_experts.skip_probability == 0.2
+    assert trainer.args.skip_gate_probability == 0.75
