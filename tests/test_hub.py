@@ -332,6 +332,44 @@ def test_folders_are_pushed_by_command(hub, run, home, tmp_path):
     assert run(push.format(["--base", "openai/tiny"])) == 1 and len(history(hub, "user/folder")) == 2
 
 
+TRAINER = """
+from speech_rows import Rows
+from tiny import tiny_processor
+from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments
+from distil_whisper_hf.training.trainer import DistilWhisperTrainer
+student = DistilWhisperForConditionalGeneration.from_pretrained('openai/short')
+for name in ('ca', 'gl', 'es'):
+    student.add_expert(name)
+def trainer(**changes):
+    args = DistilWhisperTrainingArguments(**{
+        'output_dir': 'trained', 'max_steps': 2, 'per_device_train_batch_size': 2, 'use_cpu': True, 'save_steps': 1,
+        'distillation': 'none', 'disable_tqdm': True, 'push_to_hub': True, 'hub_model_id': 'user/trained', **changes})
+    return DistilWhisperTrainer(student, args, processing_class=tiny_processor(), train_dataset=Rows(4))
+"""
+
+
+def test_the_trainer_pushes_its_experts_and_nothing_else(hub, run, tmp_path):
+    """Silent: pickled arguments and optimiser states published; a lost connection that ends a training."""
+    hub.publish_folder("openai/short", save_whisper(tmp_path))
+    run(TRAINER)
+    # The push at the first step fails; the training and the next one go on.
+    hub.fail("POST", "/api/models/user/trained/commit/", status=500)
+    run("one = trainer()\none.train()\none.push_to_hub(results={'ca': {'limits': ['Two steps.']}})")
+    assert history(hub, "user/trained")[1:] == ["Training in progress, step 2", "End of training"]
+    names = set(blobs(hub, "user/trained"))
+    assert "expert.ca.safetensors" in names and not any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+    card = hub.files("user/trained")["README.md"].decode()
+    assert "Two steps." in card and "| learning_rate |" in card
+    assert run(
+        "again = DistilWhisperForConditionalGeneration.from_pretrained('user/trained', experts=['ca'])\n"
+        "result = torch.equal(again.model.decoder.layers[0].language_experts['ca'].fc1.weight,"
+        " student.model.decoder.layers[0].language_experts['ca'].fc1.weight)"
+    )
+    assert "hub_strategy" in run.answer("trainer(hub_strategy='checkpoint')")["message"]
+    run("student.config.base_model_name_or_path = 'not/there/at/all'")
+    assert "that others can open" in run.answer("trainer()")["message"]
+
+
 def test_experts_of_another_base_are_refused_before_they_are_sent(hub, run, pushed):
     """Silent: a repository whose configuration names one base and whose experts need another."""
     hub.requests.clear()
