@@ -22,7 +22,7 @@ from transformers.utils import CONFIG_NAME
 from .cards import is_own_card, model_card
 from .checkpoints import GEOMETRY, ExpertFileError, check_same_base, expert_filename, read_header
 from .configuration_distil_whisper import DistilWhisperConfig
-from .listing import EXPERT_FILE, WEIGHTS, is_weight_file, remote_config, remote_header
+from .listing import EXPERT_FILE, WEIGHTS, check_token, is_weight_file, remote_config, remote_header
 from .results import eval_result_file, read_results
 
 CARD_NAME = "README.md"
@@ -91,9 +91,11 @@ def push_folder(
         The commit: `oid`, `commit_url` and `pr_url`.
 
     Raises:
-        ValueError: a folder without a DistilWhisper configuration, or with a token in one of its files.
+        ValueError: a folder without a DistilWhisper configuration, or with a token in one of its files; a token with
+            white space in it.
         HubPushError: the Hub refused, or the connection was lost; or the repository is for another base.
     """
+    check_token(token)
     folder = Path(folder)
     files = folder_files(folder)
     if CONFIG_NAME not in files or _config(folder).get("model_type") != DistilWhisperConfig.model_type:
@@ -109,8 +111,9 @@ def push_folder(
         push.prepare(private)
         return push.commit(commit_message or f"Upload {names}", commit_description)
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        # Not `from error`: the client's own messages and causes may hold a header with the token in it.
-        raise HubPushError(_explain(error, push, secrets)) from None
+        message = _explain(error, push, secrets)
+    # Outside, so that it does not carry the client's errors along: they may hold a header with the token in it.
+    raise HubPushError(message)
 
 
 def code_files() -> list[Path]:
@@ -141,7 +144,7 @@ def without_tokens(text: str, secrets: Iterable[str] = ()) -> str:
     """`text` with every token in it replaced."""
     for secret in sorted(secrets, key=len, reverse=True):
         # As it stands and without line ends, as a header shows it.
-        for form in {secret, secret.strip(), repr(secret)[1:-1]} - {""}:
+        for form in (repr(secret)[1:-1], secret, secret.strip()):
             text = text.replace(form, "[token]")
     return TOKEN.sub("[token]", text)
 

@@ -55,9 +55,11 @@ def list_experts(
     """The experts that a Hub repository holds, by name, from file headers alone: no weights are downloaded.
 
     Raises:
+        ValueError: a token with white space in it.
         OSError: no such repository or revision, no access, no connection.
         ExpertFileError: an expert's file whose header is damaged.
     """
+    check_token(token)
     api = HfApi(token=token)
     info = api.model_info(repo_id, revision=revision, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
@@ -81,6 +83,12 @@ def list_experts(
             base, training = config.get("base_model_name_or_path"), entry.get("training") or {}
             found[name] = ListedExpert(name, entry.get("language"), base, training, weights[name], None)
     return dict(sorted(found.items()))
+
+
+def check_token(token: str | bool | None) -> None:
+    """Refuse a token that no header can carry: the HTTP library would say so, and show it."""
+    if isinstance(token, str) and (not token.isprintable() or token.split() != [token]):
+        raise ValueError("Expected a token without white space, got one with it. Copy it again, without line ends.")
 
 
 def remote_config(repo_id: str, commit: str, files: Iterable[str], token: str | bool | None) -> dict[str, Any]:

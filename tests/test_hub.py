@@ -253,15 +253,21 @@ def test_tokens_are_told_apart_and_never_shown(hub, run, pushed, home, tmp_path)
     assert "log in" in failed(hub, run, REPO, push.format("hf_" + "x" * 30)).lower()
     # The HTTP library names a header that it cannot send, with its value.
     broken = "hf_" + "q" * 30 + "\n"
-    answer = run.answer(push.format(broken))
-    assert answer["error"] == "HubPushError" and broken.strip() not in answer["traceback"]
+    for code in (push.format(broken), f"list_experts({REPO!r}, token={broken!r})"):
+        answer = run.answer(code)
+        assert answer["error"] == "ValueError" and broken.strip() not in answer["traceback"]
+    shown = run(
+        "from distil_whisper_hf.hub import without_tokens\n"
+        f"result = without_tokens('Bearer ' + repr({broken!r}) + ' other-secret', [{broken!r}, 'other-secret'])"
+    )
+    assert shown == "Bearer '[token]' [token]"
     assert not any(request.token for request in hub.requests if request.path.startswith("/lfs/"))
     for secret in (WRITER, "hf_" + "z" * 30):
         answer = run.answer(
             f"model.config.language_experts['gl']['training'] = {{'hub_token': {secret!r}}}\n"
             "model.push_expert_to_hub('user/leak', 'gl')"
         )
-        assert answer["error"] == "ValueError" and "expert.gl.safetensors" not in hub.repos
+        assert answer["error"] == "ValueError"
         assert "found one in" in answer["message"] and secret not in answer["traceback"].split("ValueError")[-1]
     run("model.config.language_experts['gl']['training'] = {}")
     assert "user/leak" not in hub.repos
@@ -324,6 +330,44 @@ def test_folders_are_pushed_by_command(hub, run, home, tmp_path):
     hub.fail("POST", "/commit/", status=500)
     run("randomize_expert(model, 'gl', 9)\n" + f"model.save_expert('gl', {str(tmp_path)!r})")
     assert run(push.format(["--base", "openai/tiny"])) == 1 and len(history(hub, "user/folder")) == 2
+
+
+TRAINER = """
+from speech_rows import Rows
+from tiny import tiny_processor
+from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments
+from distil_whisper_hf.training.trainer import DistilWhisperTrainer
+student = DistilWhisperForConditionalGeneration.from_pretrained('openai/short')
+for name in ('ca', 'gl', 'es'):
+    student.add_expert(name)
+def trainer(**changes):
+    args = DistilWhisperTrainingArguments(**{
+        'output_dir': 'trained', 'max_steps': 2, 'per_device_train_batch_size': 2, 'use_cpu': True, 'save_steps': 1,
+        'distillation': 'none', 'disable_tqdm': True, 'push_to_hub': True, 'hub_model_id': 'user/trained', **changes})
+    return DistilWhisperTrainer(student, args, processing_class=tiny_processor(), train_dataset=Rows(4))
+"""
+
+
+def test_the_trainer_pushes_its_experts_and_nothing_else(hub, run, tmp_path):
+    """Silent: pickled arguments and optimiser states published; a lost connection that ends a training."""
+    hub.publish_folder("openai/short", save_whisper(tmp_path))
+    run(TRAINER)
+    # The push at the first step fails; the training and the next one go on.
+    hub.fail("POST", "/api/models/user/trained/commit/", status=500)
+    run("one = trainer()\none.train()\none.push_to_hub(results={'ca': {'limits': ['Two steps.']}})")
+    assert history(hub, "user/trained")[1:] == ["Training in progress, step 2", "End of training"]
+    names = set(blobs(hub, "user/trained"))
+    assert "expert.ca.safetensors" in names and not any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+    card = hub.files("user/trained")["README.md"].decode()
+    assert "Two steps." in card and "| learning_rate |" in card
+    assert run(
+        "again = DistilWhisperForConditionalGeneration.from_pretrained('user/trained', experts=['ca'])\n"
+        "result = torch.equal(again.model.decoder.layers[0].language_experts['ca'].fc1.weight,"
+        " student.model.decoder.layers[0].language_experts['ca'].fc1.weight)"
+    )
+    assert "hub_strategy" in run.answer("trainer(hub_strategy='checkpoint')")["message"]
+    run("student.config.base_model_name_or_path = 'not/there/at/all'")
+    assert "that others can open" in run.answer("trainer()")["message"]
 
 
 def test_experts_of_another_base_are_refused_before_they_are_sent(hub, run, pushed):

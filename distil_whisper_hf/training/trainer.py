@@ -17,13 +17,14 @@ from transformers.trainer_utils import HubStrategy
 from ..checkpoints import check_base, read_expert
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .arguments import DistilWhisperTrainingArguments
+from .hub_pushes import HubPushMixin
 from .losses import distillation, gate_budget, mask_from_lengths
 from .schedules import GateNoiseCallback, SkipGateCallback
 from .speech_trainer import SpeechTrainer, target_mask
 from .teacher import BaseTeacher, Teacher
 
 
-class DistilWhisperTrainer(SpeechTrainer):
+class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
     """Train the experts of a DistilWhisper on batches of one or several languages.
 
         loss = CE + gate_budget_weight · mean over experts of budget + distillation_weight · KD
