@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import WhisperProcessor
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import HubStrategy
 
 from ..checkpoints import check_base, read_expert
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
@@ -180,63 +178,6 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             model.save_pretrained(folder, experts_only=True)
         self.processing_class.save_pretrained(folder)
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> CommitInfo | None:
-        """Save, and push the trained experts to `args.hub_model_id`: one commit, never the base.
-
-        Args:
-            commit_message, token, revision, private: as for Seq2SeqTrainer; what is not given comes from the arguments.
-            blocking: must be true: an upload in the background would send weights that go on changing.
-            kwargs: `results` and `base_model`, as for `model.push_expert_to_hub`.
-
-        Returns:
-            The commit; None on every process but the first.
-
-        Raises:
-            ValueError: `blocking=False`.
-            HubPushError: the push failed; nothing there has changed, and the message says how to go on.
-        """
-        if not blocking:
-            raise ValueError("blocking must be true: weights that go on changing cannot be sent in the background.")
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        self.save_model(_internal_call=True)
-        return self._push(commit_message, token=token, revision=revision, private=private, **kwargs)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push the experts as they are now, where `hub_strategy` wants every save pushed."""
-        if self.args.hub_strategy != HubStrategy.END:
-            self._push(f"Training in progress, step {self.state.global_step}")
-
-    def _push(
-        self,
-        commit_message: str | None,
-        *,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> CommitInfo | None:
-        if not self.is_world_process_zero():
-            return None
-        return self._whisper().push_expert_to_hub(
-            self.hub_model_id,
-            self.train_experts,
-            commit_message=commit_message,
-            token=self.args.hub_token if token is None else token,
-            revision=self.args.hub_revision if revision is None else revision,
-            private=self.args.hub_private_repo if private is None else private,
-            processor=self.processing_class,
-            **kwargs,
-        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: a push writes the card, from what is known of each expert (see `cards`)."""
