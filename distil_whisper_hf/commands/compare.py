@@ -22,6 +22,7 @@ from ..evaluation.metrics import UtteranceScore, aggregate, score_utterance
 from ..evaluation.normalization import get_normalizer
 from ..evaluation.significance import compare_systems
 from ..evaluation.uncertainty import error_arrays, make_clusters, rate_interval
+from ..results import read_results
 from .programs import command_line
 from .speech import write_json
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of train and baseline")
     parser.add_argument("--reference", type=Path, default=None, help="run that the others are compared with")
+    parser.add_argument("--about", type=Path, default=None, help="JSON with licence, data and limits, for the card")
     parser.add_argument("--output", type=Path, required=True, help="folder for the table and the figure")
     args = parser.parse_args(arguments)
     systems = read_systems(args.runs)
@@ -78,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw_gates(systems, args.output / "gates.png")
     if reference is not None:
         for name in reference.run.get("gates", {}):
-            write_json(args.reference / f"results.{name}.json", card_results(systems, reference, name))
+            about = {} if args.about is None else json.loads(args.about.read_text(encoding="utf-8"))
+            results = {**about, **card_results(systems, reference, name)}
+            read_results(results)
+            write_json(args.reference / f"results.{name}.json", results)
     return 0
 
 

@@ -179,6 +179,9 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         self.processing_class.save_pretrained(folder)
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: a push writes the card, from what is known of each expert (see `cards`)."""
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Put a checkpoint's experts into the model, in place: the optimiser holds these very parameters.
 

@@ -45,8 +45,10 @@ def rows_of(text: str) -> dict[tuple[str, str], list[str]]:
 def test_systems_stand_beside_each_other(runs, tmp_path, capsys):
     """Silent: a system under another's name, a rate of the wrong set, changes that nobody sees."""
     expert, full = runs
-    words = ["compare", str(expert), str(full), "--reference", str(expert), "--output", str(tmp_path / "out")]
-    assert main(words) == 0
+    about = tmp_path / "about.json"
+    about.write_text('{"license": "cc-by-sa-3.0", "limits": ["One speaker."]}')
+    words = ["compare", str(expert), str(full), "--reference", str(expert), "--about", str(about)]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "out" / "compared.md").read_text().strip()
     rows = rows_of(printed)
@@ -62,7 +64,7 @@ def test_systems_stand_beside_each_other(runs, tmp_path, capsys):
     assert (tmp_path / "out" / "gates.png").stat().st_size > 5000
     results = json.loads((expert / "results.ca.json").read_text())
     systems = {row["system"] for row in results["rows"]}
-    assert systems == {"base", "expert", "ca-full"}
+    assert systems == {"base", "expert", "ca-full"} and results["license"] == "cc-by-sa-3.0"
     assert all(row["command"] for row in results["rows"]) and results["gates"]["decoder"] == [0.0, 1.0, 0.125]
 
 

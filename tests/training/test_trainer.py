@@ -396,6 +396,22 @@ def test_a_teacher_in_lower_precision_leaves_the_student_alone(base, processor, 
     assert logged(trainer)["loss_kd"] > 0
 
 
+def test_an_int8_teacher_says_nearly_what_the_whole_one_does(base, processor):
+    """Silent: a quantised teacher that answers noise."""
+    pytest.importorskip("bitsandbytes")
+    model = student(base, "ca")
+    batch = SpeechCollator(LabelBuilder(processor.tokenizer))([Rows(2)[0], Rows(2)[1]])
+    processor.save_pretrained(base)
+    answers = [
+        Teacher.from_pretrained(base, student=model, student_processor=processor, precision=precision)(
+            batch["input_features"], batch["labels"]
+        ).float()
+        for precision in ("float32", "int8")
+    ]
+    spread = answers[0].std()
+    assert 0 < (answers[0] - answers[1]).abs().mean() < 0.1 * spread
+
+
 def test_teachers_that_cannot_teach_are_refused(base, processor, tmp_path):
     """Silent: a run that fails after an hour of loading, or learns from logits of other tokens."""
     model = student(base, "ca")
