@@ -38,7 +38,10 @@ with torch.no_grad():
 """
 PUSH = "model.push_expert_to_hub({repo!r}, {name!r}, base_model={base!r})"
 OPEN = "transcribe = pipeline('automatic-speech-recognition', model={repo!r})"
-TRANSCRIBE = "result = transcribe({audio!r}, language={language!r}, generate_kwargs={{'num_beams': 1, 'max_new_tokens': 60}})['text']"
+TRANSCRIBE = """
+options = {{'num_beams': 1, 'max_new_tokens': 60}}
+result = transcribe({audio!r}, language={language!r}, generate_kwargs=options)['text']
+"""
 
 
 def measure(hub: Hub, run: Client, step: str, code: str) -> object:
