@@ -18,7 +18,9 @@ class Command(NamedTuple):
 
 
 # Imported when called only: each needs other libraries.
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "evaluate": Command("evaluate", "error rates with intervals, bias by group, and what quantisation does to both"),
+}
 
 
 def usage() -> str:

@@ -63,7 +63,8 @@ SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
     "evaluation": {
         "normalization": set(),
         "metrics": {"normalization"},
-        "report": {"metrics", "normalization"},
+        # Where all meet: it renders what the others compute.
+        "report": {"bias", "metrics", "normalization", "quantization"},
         "bias": {"metrics", "normalization"},
         "quantization": {"metrics", "normalization"},
     },
