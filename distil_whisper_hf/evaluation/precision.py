@@ -19,7 +19,7 @@ Precision = Literal[
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLOATING = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# NF4's kernels take blocks of 64 weights.
+# NF4's blocks of weights; its kernels on the CPU take whole ones only.
 _NF4_BLOCK = 64
 
 
@@ -52,8 +52,8 @@ def convert(model: nn.Module, precision: Precision, *, device: str = "cpu") -> n
     """Bring a float32 model, with all its experts, to `precision` on `device`, in place; returns it.
 
     Raises:
-        ValueError: a precision that does not exist, NF4 for layers narrower than 64, or a model that is not in
-            float32.
+        ValueError: a precision that does not exist, NF4 for layers whose width is no multiple of 64, or a model that is
+            not in float32.
     """
     check_precision(precision)
     types = {parameter.dtype for parameter in model.parameters()}
@@ -94,10 +94,10 @@ def _nf4(layer: nn.Linear, device: str) -> nn.Module:
     """NF4: 4 bits a weight in blocks of 64, the blocks' scales in 8 bits (Dettmers et al. 2023)."""
     import bitsandbytes as bnb
 
-    if min(layer.in_features, layer.out_features) < _NF4_BLOCK:
+    if layer.in_features % _NF4_BLOCK or layer.out_features % _NF4_BLOCK:
         raise ValueError(
-            f"NF4 needs layers of at least {_NF4_BLOCK} inputs and outputs, got {layer.in_features} and "
-            f"{layer.out_features}: use bnb-int8 for a model as small as this"
+            f"NF4 needs layers whose inputs and outputs are multiples of {_NF4_BLOCK}, got {layer.in_features} and "
+            f"{layer.out_features}: use bnb-int8 for this model"
         )
     new = bnb.nn.Linear4bit(
         layer.in_features,
