@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ..evaluation.gates import GateUse
@@ -50,11 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         recipe = recipe_from(_values(args))
+        data = read_data(recipe)
+        _check_models(recipe)
     except (ValueError, TypeError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     command = "distil-whisper evaluate " + shlex.join(words)
-    report = evaluate(recipe, command=command, progress=not args.quiet)
+    report = evaluate(recipe, data, command=command, progress=not args.quiet)
     print(f"{len(report.scores)} scores of {len(report.utterances)} clips: {Path(recipe.output) / 'report.md'}")
     return 0
 
@@ -137,7 +139,37 @@ def _dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def evaluate(recipe: Recipe, *, command: str = "", progress: bool = True) -> Report:
+class Data(NamedTuple):
+    """What the recipe's data sets hold: utterances, repeated full ids with how often, clips before any limit."""
+
+    utterances: list[Utterance]
+    repeated: dict[str, int]
+    sizes: dict[str, int]
+
+
+def read_data(recipe: Recipe) -> Data:
+    """Read all data sets of a recipe; `ValueError` if there is no clip, or a table that cannot be read."""
+    from .evaluation_sets import read_utterances
+
+    data = Data([], {}, {})
+    for dataset in recipe.datasets:
+        found, twice, data.sizes[dataset.name] = read_utterances(dataset)
+        data.utterances.extend(found)
+        data.repeated.update(twice)
+    if not data.utterances:
+        raise ValueError(f"expected clips in {', '.join(one.path for one in recipe.datasets)}, found none: see --where")
+    return data
+
+
+def _check_models(recipe: Recipe) -> None:
+    """Before anything is transcribed: whether there are such models."""
+    from transformers import AutoConfig
+
+    for model in dict.fromkeys(spec.model for spec in recipe.systems):
+        AutoConfig.from_pretrained(model)
+
+
+def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = True) -> Report:
     """Transcribe what is missing, measure, score, and write everything into `recipe.output`; returns the report.
 
     Written: `hypotheses/*.jsonl`, `costs.json`, `gates.json`, `scores.jsonl` (utterances), `results.jsonl` (tables),
@@ -148,19 +180,10 @@ def evaluate(recipe: Recipe, *, command: str = "", progress: bool = True) -> Rep
     from ..evaluation.hypotheses import HypothesisStore, store_path, transcribe
     from ..evaluation.report import Report, render
     from ..evaluation.trends import find_trends
-    from .evaluation_sets import read_utterances
 
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
-    utterances: list[Utterance] = []
-    repeated: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for dataset in recipe.datasets:
-        found, twice, sizes[dataset.name] = read_utterances(dataset)
-        utterances += found
-        repeated |= twice
-    if not utterances:
-        raise ValueError(f"expected clips in {', '.join(one.path for one in recipe.datasets)}, found none: see --where")
+    utterances, repeated, sizes = data
     answers: dict[str, dict[str, Hypothesis]] = {}
     for spec in recipe.systems:
         store = HypothesisStore(store_path(output / "hypotheses", spec, recipe.generation))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..evaluation.recipes import DatasetSpec, choose
@@ -93,4 +93,4 @@ def _with_headers(utterances: list[Utterance]) -> Iterator[Utterance]:
         except AudioError:
             # Reading it will say what is wrong; until then it has no length.
             changes = {"digest": "unreadable"}
-        yield Utterance(**{**vars(utterance), **changes})
+        yield replace(utterance, **changes)

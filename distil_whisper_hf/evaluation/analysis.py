@@ -110,7 +110,7 @@ class BleuRow:
 
 @dataclass
 class Analysis:
-    """All rows of a report, and sentences to print beside them."""
+    """All rows of a report; `uncompared` lists data sets by attribute and by the reason that there is no comparison."""
 
     rates: list[RateRow] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -118,7 +118,7 @@ class Analysis:
     gap_changes: list[GapChangeRow] = field(default_factory=list)
     bleu: list[BleuRow] = field(default_factory=list)
     normalizers: dict[str, list[str]] = field(default_factory=dict)
-    uncompared: list[str] = field(default_factory=list)
+    uncompared: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
 
 Answers = Mapping[str, Mapping[str, Hypothesis]]  # system -> full id -> hypothesis
@@ -231,9 +231,11 @@ def _cells(
 
 
 def speakers_known(scores: Sequence[UtteranceScore]) -> bool:
-    """Whether there are speakers enough to resample; if not, utterances take their place."""
-    speakers = {score.speaker for score in scored_utterances(scores)}
-    return None not in speakers and len(speakers) >= TOO_FEW_CLUSTERS
+    """Whether there are speakers enough to resample; if not, utterances take their place.
+
+    Utterances without a speaker then count as one speaker each, and a warning says so.
+    """
+    return len({score.speaker for score in scored_utterances(scores)} - {None}) >= TOO_FEW_CLUSTERS
 
 
 def _interval(
@@ -250,8 +252,8 @@ def _interval(
 
 
 def _few_speakers(scores: Sequence[UtteranceScore]) -> str:
-    speakers = {score.speaker for score in scores}
-    if None in speakers:
+    speakers = {score.speaker for score in scores} - {None}
+    if not speakers:
         return "Speakers are unknown: utterances were resampled, and the interval is likely too narrow."
     people = "speaker" if len(speakers) == 1 else "speakers"
     return f"Only {len(speakers)} {people}: utterances were resampled, so it holds for other sentences of the same."
@@ -333,7 +335,7 @@ def _compare_groups(
     groups = {group_of(score, attribute) for score in scored} - {UNDECLARED}
     if len(groups) < 2:
         who = f"only {groups.pop()} speakers" if groups else "undeclared by all speakers"
-        result.uncompared.append(f"{dataset} ({language}), {attribute}: {who}.")
+        result.uncompared.setdefault((attribute, who), []).append(f"{dataset} ({language})")
         return
     limited = {name: [capped(score) for score in members] for name, members in cell.items()}
     for errors, scores in ((ALL_ERRORS, cell), (CAPPED, limited)):
@@ -341,7 +343,7 @@ def _compare_groups(
             members = scores[spec.name]
             report = speaker_gaps(members, attribute, rng=rng, resampling=resampling)
             loops = Counter(group_of(score, attribute) for score in members if score.repetition.is_loop)
-            result.gaps.append(GapRow(dataset, errors, loops, report))
+            result.gaps.append(GapRow(dataset, errors, dict(loops), report))
         for before, after in quantization_pairs(recipe.systems):
             changes = gap_changes(scores[before.name], scores[after.name], attribute, rng=rng, resampling=resampling)
             result.gap_changes += [

@@ -100,7 +100,9 @@ class HypothesisStore:
         self.hypotheses: dict[tuple[str, ...], Hypothesis] = {}
         if self.path.exists():
             self._heal()
-            for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+            # Not by splitlines(), which also takes signs for ends of lines that JSON leaves in a text.
+            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
+            for number, line in enumerate(lines, start=1):
                 try:
                     hypothesis = Hypothesis(**json.loads(line))
                 except (json.JSONDecodeError, TypeError) as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .analysis import CAPPED, Analysis, Answers, GapChangeRow, GapRow
+from .bias import GapChange
 from .gates import GateUse
 from .markdown import number, p_text, table, with_interval
 from .metrics import UtteranceScore
@@ -205,7 +206,8 @@ def _gaps(report: Report) -> str:
     if analysis.gap_changes:
         parts.append(_gap_change_table(report, analysis.gap_changes))
     if analysis.uncompared:
-        parts.append("Not compared:\n\n" + "\n".join(f"- {sentence}" for sentence in analysis.uncompared))
+        reasons = (f"- {name}: {why} ({', '.join(sets)})" for (name, why), sets in analysis.uncompared.items())
+        parts.append("Not compared:\n\n" + "\n".join(reasons))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -260,8 +262,7 @@ def _gap_change_table(report: Report, changes: Sequence[GapChangeRow]) -> str:
     rows, verdicts = [], []
     for row in changes:
         change = row.change
-        low, high = change.absolute.low, change.absolute.high
-        verdict = "grew" if low > 0 else "shrank" if high < 0 else "no clear change"
+        verdict = _verdict(change)
         verdicts.append(verdict)
         rows.append(
             (
@@ -277,7 +278,7 @@ def _gap_change_table(report: Report, changes: Sequence[GapChangeRow]) -> str:
                 verdict,
             )
         )
-    grew = verdicts.count("grew")
+    grew = sum(verdict.startswith("grew") for verdict in verdicts)
     header = (
         "data set", "system", "errors", "gap", "before", "after", "change in points", "ratio after/before",
         "p", "verdict",
@@ -285,9 +286,19 @@ def _gap_change_table(report: Report, changes: Sequence[GapChangeRow]) -> str:
     return (
         "### Did quantisation widen the gaps?\n\n"
         f"{'No gap grew clearly' if grew == 0 else f'{grew} of {len(rows)} gaps grew'}: a gap has grown where the "
-        f"{_level(report)} interval of its change, by bootstrap over speakers with both systems' errors together, lies "
-        f"above 0. “No clear change” also covers changes too small for this many speakers.\n\n{table(header, rows)}"
+        f"{_level(report)} interval of its change, by bootstrap over speakers with both systems' errors together, "
+        "leaves out 0 on the side of the group that was worse off before. “No clear change” also covers changes too "
+        f"small for this many speakers. Normaliser: {_normalizers(report)}.\n\n{table(header, rows)}"
     )
+
+
+def _verdict(change: GapChange) -> str:
+    """Whether a gap grew, and against whom; a gap below 0 is one against the reference group."""
+    if not (change.absolute.low > 0 or change.absolute.high < 0):
+        return "no clear change"
+    upwards = change.absolute.low > 0
+    against = change.group if upwards else change.reference
+    return f"grew, against {against}" if (change.before > 0) == upwards else f"moved against {against}"
 
 
 def _trends(report: Report) -> str:
@@ -353,13 +364,11 @@ def _ids(names: Iterable[str], details: dict[str, str]) -> str:
 
 def _method(report: Report) -> str:
     recipe, settings = report.recipe, report.recipe.generation
-    warnings = dict.fromkeys(
-        f"- {row.dataset} ({row.language}): {warning}"
-        for row in report.analysis.rates
-        for interval in (row.wer,)
-        if interval is not None
-        for warning in interval.warnings
-    )
+    warned: dict[str, dict[str, None]] = {}
+    for row in report.analysis.rates:
+        for warning in row.wer.warnings if row.wer is not None else ():
+            warned.setdefault(warning, {})[f"{row.dataset} ({row.language})"] = None
+    warnings = [f"- {warning} ({', '.join(sets)})" for warning, sets in warned.items()]
     decoding = "greedy" if settings.num_beams == 1 else f"{settings.num_beams} beams"
     limit = "the model's own" if settings.max_new_tokens is None else f"{settings.max_new_tokens} tokens"
     return (

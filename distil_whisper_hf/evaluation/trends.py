@@ -126,7 +126,11 @@ def _find_sizes(
             if spec.precision == precision and spec.model_label in parameters
         }
         if len(by_size) < 2:
-            _note(trends, "Model size is no question here: it takes at least two models of different sizes.")
+            _note(
+                trends,
+                "Model size is no question here: that takes at least two models of different sizes, and their cost "
+                "measured.",
+            )
             continue
         try:
             found[precision] = size_trend(by_size)
