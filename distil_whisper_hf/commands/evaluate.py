@@ -162,11 +162,14 @@ def read_data(recipe: Recipe) -> Data:
 
 
 def _check_models(recipe: Recipe) -> None:
-    """Before anything is transcribed: whether there are such models."""
+    """Before anything is transcribed: whether there are such models; `ValueError` names one that is not."""
     from transformers import AutoConfig
 
     for model in dict.fromkeys(spec.model for spec in recipe.systems):
-        AutoConfig.from_pretrained(model)
+        try:
+            AutoConfig.from_pretrained(model)
+        except OSError as error:
+            raise ValueError(f"expected a Whisper in {model!r}, a folder or a Hub name: {error}") from error
 
 
 def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = True) -> Report:

@@ -147,9 +147,6 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     values = dict(values)
     precisions = values.pop("precisions", ["float32"])
     _check_names("a recipe", values, Recipe)
-    for name in ("systems", "datasets"):
-        if name not in values:
-            raise ValueError(f"expected {name!r} in a recipe, got only {', '.join(values) or 'nothing'}")
     values["systems"] = expand_systems(values["systems"], precisions, device=values.get("device", "cpu"))
     datasets = []
     for dataset in values["datasets"]:

@@ -170,14 +170,14 @@ def test_translation_is_scored_by_bleu(model, speech, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected 'systems'"),
-        (["--systems", "x"], "expected 'datasets'"),
+        ([], "expected systems, datasets in a recipe"),
+        (["--systems", "x"], "expected datasets in a recipe"),
         (["--systems", "x", "--data", "y", "--precisions", "int8"], "bnb-int8"),
         (["--systems", "x", "x", "--data", "y"], "twice: set a label"),
         (["--systems", "x", "--data", "y", "--where", "suspect"], "COLUMN=VALUE"),
         (["--recipe", "nowhere.json"], "nowhere.json"),
         (["--systems", "x", "--data", "nowhere"], "'nowhere', which does not exist"),
-        (["--systems", "nothing/there", "--data", str(AUDIO)], "nothing/there"),
+        (["--systems", "nothing/there", "--data", str(AUDIO)], "expected a Whisper in 'nothing/there'"),
     ],
 )
 def test_unusable_arguments_are_refused_with_a_remedy(arguments, message, capsys):
