@@ -29,7 +29,16 @@ CORE = [
 
 # peft is the LoRA baseline of the training scripts.
 TRAIN = ["accelerate>=1.10,<2", "datasets>=5.0,<6", "jiwer>=4.0,<5", "peft>=0.20,<1"]
-EVAL = ["jiwer>=4.0,<5", "matplotlib>=3.10,<4", "sacrebleu>=2.5,<3", "scipy>=1.15,<2"]
+EVAL = [
+    "datasets>=5.0,<6",
+    "jiwer>=4.0,<5",
+    "matplotlib>=3.10,<4",
+    # Numerals as words before scoring.
+    "num2words>=0.5.13,<0.6",
+    "sacrebleu>=2.5,<3",
+    "scipy>=1.15,<2",
+    "tqdm>=4.60,<5",
+]
 QUANT = ["bitsandbytes>=0.50,<1", "torchao>=0.18,<1"]
 EXPORT = ["ctranslate2>=4.8,<5", "onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.6,<1"]
 DEMO = ["gradio>=6.0,<7"]

@@ -22,6 +22,7 @@ COMMANDS = {
     "baseline": Command("baseline", "full fine-tuning or LoRA on the same data, to compare with"),
     "compare": Command("compare", "trained systems beside each other, and which gates open"),
     "convert": Command("convert", "turn a checkpoint of the original release into base and expert files"),
+    "evaluate": Command("evaluate", "error rates with intervals, bias by group, and what quantisation does to both"),
     "push": Command("push", "push a release or an expert to the Hub"),
     "release": Command("release", "make the folder that would be pushed, from trained experts"),
     "train": Command("train", "experts from speech, with test scores"),

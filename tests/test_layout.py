@@ -55,7 +55,7 @@ FEWER_LIBRARIES = {"language_experts": {"torch"}}
 # Libraries that a core file may import inside its functions only.
 LAZY_LIBRARIES = {"pipeline_distil_whisper": {"soundfile", "soxr"}}
 # Transformers requires these in a range of its own, which ours could only contradict.
-THROUGH_TRANSFORMERS = {"tokenizers", "tqdm"}
+THROUGH_TRANSFORMERS = {"tokenizers"}
 
 # The order inside the two subpackages. It binds the files named here among each other; cycles are forbidden to all.
 SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
@@ -69,7 +69,8 @@ SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
     "evaluation": {
         "normalization": set(),
         "metrics": {"normalization"},
-        "report": {"metrics", "normalization"},
+        # Where all meet: it renders what the others compute.
+        "report": {"bias", "metrics", "normalization", "quantization"},
         "bias": {"metrics", "normalization"},
         "quantization": {"metrics", "normalization"},
     },

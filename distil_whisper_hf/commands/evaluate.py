@@ -1,0 +1,322 @@
+"""Error rates one can trust: systems on data sets, bias by group, and what quantisation does to both.
+
+    distil-whisper evaluate --systems openai/whisper-base --precisions float32 bnb-int8 --data speech/ca
+    distil-whisper evaluate --recipe recipe.json
+
+A system is MODEL, MODEL+ca@FOLDER (with an expert) or MODEL+lora@FOLDER (with a LoRA adapter), before it LABEL= for a
+name of your own. Every utterance's hypothesis is kept in OUTPUT/hypotheses: an interrupted run goes on where it
+stopped, and what has been transcribed is never transcribed again. The report is OUTPUT/report.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ..evaluation.gates import GateUse
+    from ..evaluation.hypotheses import Hypothesis
+    from ..evaluation.quantization import Cost
+    from ..evaluation.recipes import Recipe
+    from ..evaluation.report import Report
+    from ..evaluation.utterances import Utterance
+
+# They say the same at every call or batch.
+_CHATTY = (
+    "bitsandbytes.autograd._functions",
+    "transformers.generation.utils",
+    "transformers.generation.configuration_utils",
+)
+_LIBRARIES = ("torch", "transformers", "jiwer", "sacrebleu", "num2words", "bitsandbytes", "torchao", "peft")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status: 2 for arguments that cannot be used."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    args = parser.parse_args(words)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from ..evaluation.recipes import recipe_from
+
+    try:
+        recipe = recipe_from(_values(args))
+        data = read_data(recipe)
+        _check_models(recipe)
+    except (ValueError, TypeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    command = "distil-whisper evaluate " + shlex.join(words)
+    report = evaluate(recipe, data, command=command, progress=not args.quiet)
+    print(f"{len(report.scores)} scores of {len(report.utterances)} clips: {Path(recipe.output) / 'report.md'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distil-whisper evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", help="JSON file with the fields of evaluation.recipes.Recipe; flags override it")
+    parser.add_argument("--systems", nargs="+", help="what to evaluate, see above")
+    parser.add_argument("--precisions", nargs="+", help="float32, bfloat16, float16, bnb-int8, bnb-nf4, "
+                        "torchao-int8-weight-only, torchao-int8-dynamic; default float32")  # fmt: skip
+    parser.add_argument("--data", nargs="+", help="audio folders, manifests (csv, tsv, jsonl), Common Voice locales")
+    parser.add_argument("--out-of-domain", nargs="+", default=[], metavar="NAME",
+                        help="names of sets in --data; if given, the others count as in domain")  # fmt: skip
+    parser.add_argument("--language", help="of all clips; default: the tables' column")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep only such rows")
+    parser.add_argument(
+        "--task", choices=("transcribe", "translate"), help="translate: BLEU against English references"
+    )
+    parser.add_argument("--text-column", help="column of the references, where it has no usual name")
+    parser.add_argument("--limit", type=int, help="clips of each set, from as many speakers as possible")
+    parser.add_argument("--output", help="folder of the run; default: evaluation")
+    parser.add_argument("--normalizer", choices=("unicode", "basic", "english", "none"), help="default: unicode")
+    parser.add_argument(
+        "--spell-numbers", choices=("no", "digits", "cardinals"), help="numerals as words before scoring"
+    )
+    parser.add_argument("--batch-size", type=int, help="default: 8")
+    parser.add_argument("--num-beams", type=int, help="default: 1, greedy")
+    parser.add_argument("--max-new-tokens", type=int, help="most tokens of a clip; default: the model's limit")
+    parser.add_argument("--no-long-form", action="store_true", help="leave out clips over 30 s, by name")
+    parser.add_argument("--resamples", type=int, help="of the bootstrap; default: 10000")
+    parser.add_argument("--seed", type=int, help="default: 0")
+    parser.add_argument("--device", help="default: cpu")
+    parser.add_argument("--no-cost", action="store_true", help="do not measure time and memory")
+    parser.add_argument("--cost-clips", type=int, help="clips for time and memory; default: 8")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _values(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's values with those of the flags over them."""
+    from ..evaluation.recipes import read_recipe
+
+    values = read_recipe(args.recipe) if args.recipe else {}
+    for name in ("systems", "precisions", "output", "normalizer", "spell_numbers", "resamples", "seed", "device",
+                 "cost_clips"):  # fmt: skip
+        if getattr(args, name) is not None:
+            values[name] = getattr(args, name)
+    generation = {key: getattr(args, key) for key in ("batch_size", "num_beams", "max_new_tokens")}
+    values["generation"] = {
+        **values.get("generation", {}),
+        **{key: value for key, value in generation.items() if value is not None},
+        **({"long_form": False} if args.no_long_form else {}),
+    }
+    if args.no_cost:
+        values["measure_cost"] = False
+    if args.data:
+        values["datasets"] = [_dataset(path, args) for path in args.data]
+    elif args.limit is not None and isinstance(values.get("datasets"), list):
+        sets = [{"path": one} if isinstance(one, str) else one for one in values["datasets"]]
+        values["datasets"] = [{**one, "limit": args.limit} for one in sets]
+    return values
+
+
+def _dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
+    wrong = [pair for pair in args.where if "=" not in pair]
+    if wrong:
+        raise ValueError(f"expected COLUMN=VALUE in --where, got {wrong[0]!r}")
+    name = Path(path).stem
+    domain = ("out" if name in args.out_of_domain else "in") if args.out_of_domain else ""
+    return {
+        "path": path,
+        "language": args.language,
+        "where": dict(pair.split("=", 1) for pair in args.where),
+        "limit": args.limit,
+        "task": args.task or "transcribe",
+        "columns": {"text": args.text_column} if args.text_column else {},
+        "domain": domain,
+    }
+
+
+class Data(NamedTuple):
+    """What the recipe's data sets hold: utterances, repeated full ids with how often, clips before any limit."""
+
+    utterances: list[Utterance]
+    repeated: dict[str, int]
+    sizes: dict[str, int]
+
+
+def read_data(recipe: Recipe) -> Data:
+    """Read all data sets of a recipe; `ValueError` if there is no clip, or a table that cannot be read."""
+    from .evaluation_sets import read_utterances
+
+    data = Data([], {}, {})
+    for dataset in recipe.datasets:
+        found, twice, data.sizes[dataset.name] = read_utterances(dataset)
+        data.utterances.extend(found)
+        data.repeated.update(twice)
+    if not data.utterances:
+        raise ValueError(f"expected clips in {', '.join(one.path for one in recipe.datasets)}, found none: see --where")
+    return data
+
+
+def _check_models(recipe: Recipe) -> None:
+    """Before anything is transcribed: whether there are such models; `ValueError` names one that is not."""
+    from transformers import AutoConfig
+
+    for model in dict.fromkeys(spec.model for spec in recipe.systems):
+        try:
+            AutoConfig.from_pretrained(model)
+        except OSError as error:
+            raise ValueError(f"expected a Whisper in {model!r}, a folder or a Hub name: {error}") from error
+
+
+def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = True) -> Report:
+    """Transcribe what is missing, measure, score, and write everything into `recipe.output`; returns the report.
+
+    Written: `hypotheses/*.jsonl`, `costs.json`, `gates.json`, `scores.jsonl` (utterances), `results.jsonl` (tables),
+    `figures/*.png` and `report.md`. All but the hypotheses, costs and gates are made anew from these each time.
+    """
+    from ..evaluation.analysis import analyse, score_all
+    from ..evaluation.figures import draw_figures
+    from ..evaluation.hypotheses import HypothesisStore, store_path, transcribe
+    from ..evaluation.report import Report, render
+    from ..evaluation.trends import find_trends
+
+    output = Path(recipe.output)
+    output.mkdir(parents=True, exist_ok=True)
+    utterances, repeated, sizes = data
+    answers: dict[str, dict[str, Hypothesis]] = {}
+    for spec in recipe.systems:
+        store = HypothesisStore(store_path(output / "hypotheses", spec, recipe.generation))
+        transcribe(spec, utterances, store, settings=recipe.generation, progress=progress)
+        answers[spec.name] = {utterance.full_id: store[utterance] for utterance in utterances}
+    costs = _costs(recipe, utterances, answers, output / "costs.json") if recipe.measure_cost else []
+    gates = _gates(recipe, utterances, answers, output / "gates.json")
+    scores = score_all(recipe, utterances, answers)
+    analysis = analyse(recipe, utterances, answers, scores)
+    trends = find_trends(recipe, analysis.rates, {cost.model: cost.parameters for cost in costs})
+    report = Report(recipe, utterances, answers, scores, analysis, trends, costs, gates, repeated, sizes)
+    report.command = command
+    report.versions = ", ".join(f"{name} {found}" for name in _LIBRARIES if (found := _version(name)))
+    report.figures = draw_figures(output / "figures", analysis, gates)
+    _write_lines(output / "scores.jsonl", [_score_line(score) for score in scores])
+    rows: list[Any] = [*analysis.rates, *analysis.comparisons, *analysis.gaps, *analysis.gap_changes, *analysis.bleu]
+    rows += [*trends.resources, *trends.resource_changes, *trends.sizes, *costs, *gates]
+    _write_lines(output / "results.jsonl", [{"kind": type(row).__name__, **asdict(row)} for row in rows])
+    (output / "report.md").write_text(render(report), encoding="utf-8")
+    return report
+
+
+def _costs(
+    recipe: Recipe, utterances: Sequence[Utterance], answers: dict[str, dict[str, Hypothesis]], path: Path
+) -> list[Cost]:
+    """Costs of all systems from one run: measured if the file does not have just these systems and clips."""
+    from ..evaluation.hypotheses import utterance_key
+    from ..evaluation.quantization import Cost, measure_costs
+    from ..evaluation.systems import system_digest
+
+    first = answers[recipe.systems[0].name]
+    usable = [one for one in utterances if first[one.full_id].outcome == "ok" and (one.seconds or 0.0) <= 30.0]
+    # From all over the sets, and only of as many as are decoded at once.
+    step = max(1, len(usable) // recipe.cost_clips)
+    batch = [one for one in usable[::step][: recipe.cost_clips] if one.task == usable[0].task]
+    if not batch:
+        return []
+    asked = {
+        "systems": [[spec.name, system_digest(spec)] for spec in recipe.systems],
+        "clips": [list(utterance_key(one)) for one in batch],
+        "generation": asdict(recipe.generation),
+        "repeats": recipe.cost_repeats,
+    }
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["asked"] == asked:
+            return [Cost(**row) for row in stored["costs"]]
+    costs = measure_costs(recipe.systems, batch, settings=recipe.generation, repeats=recipe.cost_repeats)
+    path.write_text(json.dumps({"asked": asked, "costs": [asdict(cost) for cost in costs]}, indent=1), encoding="utf-8")
+    return costs
+
+
+def _gates(
+    recipe: Recipe, utterances: Sequence[Utterance], answers: dict[str, dict[str, Hypothesis]], path: Path
+) -> list[GateUse]:
+    """Gate use of systems with experts, and flips against their float32 model; kept like the costs."""
+    from ..evaluation.gates import GateUse, gate_use, record_decisions
+    from ..evaluation.hypotheses import utterance_key
+    from ..evaluation.recipes import choose
+    from ..evaluation.systems import open_system, system_digest
+
+    specs = [spec for spec in recipe.systems if spec.has_experts]
+    if not specs:
+        return []
+    by_language: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        if utterance.task == "transcribe":
+            by_language.setdefault(utterance.expert or utterance.language, []).append(utterance)
+    clips = [one for group in by_language.values() for one in choose(group, recipe.gate_clips)]
+    asked = {
+        "systems": [[spec.name, system_digest(spec)] for spec in specs],
+        "clips": [list(utterance_key(one)) for one in clips],
+    }
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["asked"] == asked:
+            return [GateUse(**row) for row in stored["gates"]]
+    rows: list[GateUse] = []
+    references: dict[str, Any] = {}
+    # Unquantised systems first: the others are compared with them, on their texts.
+    for spec in sorted(specs, key=lambda spec: spec.precision != "float32"):
+        plain = spec.unquantized().name
+        said = answers[plain if plain in answers else spec.name]
+        texts = {one.full_id: said[one.full_id].text for one in clips if said[one.full_id].text is not None}
+        decisions = record_decisions(open_system(spec), clips, texts)
+        if spec.name == plain:
+            references[plain] = decisions
+            rows += gate_use(spec.name, decisions)
+        else:
+            rows += gate_use(spec.name, decisions, references.get(plain))
+    stored = [{**asdict(row), "flipped": row.flipped} for row in rows]
+    path.write_text(json.dumps({"asked": asked, "gates": stored}, indent=1), encoding="utf-8")
+    return rows
+
+
+def _score_line(score: Any) -> dict[str, Any]:
+    return {
+        "id": score.utterance_id,
+        "system": score.system,
+        "language": score.language,
+        "speaker": score.speaker,
+        "reference": score.reference,
+        "hypothesis": score.hypothesis,
+        "normalizer": score.normalizer,
+        "wer": score.words.rate,
+        "cer": score.characters.rate,
+        "words": asdict(score.words),
+        "characters": asdict(score.characters),
+        "loop": score.repetition.is_loop,
+        **score.labels,
+    }
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    lines = (json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Without what JSON lacks: nan and infinity become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _version(name: str) -> str | None:
+    from importlib.util import find_spec
+
+    return version(name) if find_spec(name) is not None else None
