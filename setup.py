@@ -28,7 +28,7 @@ CORE = [
 ]
 
 # peft is the LoRA baseline of the training scripts.
-TRAIN = ["accelerate>=1.10,<2", "datasets>=5.0,<6", "jiwer>=4.0,<5", "peft>=0.20,<1"]
+TRAIN = ["accelerate>=1.10,<2", "datasets>=5.0,<6", "jiwer>=4.0,<5", "peft>=0.20,<1", "tqdm>=4.60,<5"]
 EVAL = [
     "datasets>=5.0,<6",
     "jiwer>=4.0,<5",

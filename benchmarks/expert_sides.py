@@ -1,0 +1,65 @@
+"""What a trained expert owes to its encoder layers and to its decoder layers.
+
+    python benchmarks/expert_sides.py runs/el-js --base BASE --data tuxpaint-el --test-data artikulate-el --language el
+
+Tests the expert as it is, with the gates of all decoder layers closed, and with those of all encoder layers closed: on
+test clips of the data that it was trained on, and on clips of another domain. The split is that of `distil-whisper train`.
+"""
+
+import argparse
+
+import torch
+from transformers import AutoProcessor
+
+from distil_whisper_hf import DistilWhisperForConditionalGeneration
+from distil_whisper_hf.commands.programs import sample
+from distil_whisper_hf.commands.scoring import TestRow, table, test_model
+from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
+from distil_whisper_hf.training.labels import LabelBuilder
+
+
+def close_gates(model: DistilWhisperForConditionalGeneration, name: str, side: str) -> None:
+    """Make every gate logit of an expert negative in the layers of one side."""
+    for layer_name, layer in model._expert_layers():
+        if layer_name.startswith(side):
+            expert = layer.language_experts[name]
+            with torch.no_grad():
+                expert.gate_in.weight.zero_()
+                expert.gate_in.bias.fill_(1.0)
+                expert.gate_out.weight.fill_(-1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder with expert.<language>.safetensors")
+    parser.add_argument("--base", required=True, help="plain Whisper: folder or Hub name")
+    parser.add_argument("--data", required=True, help="folder that the expert was trained on")
+    parser.add_argument("--test-data", required=True, help="folder of another domain")
+    parser.add_argument("--language", required=True, help="Whisper's code")
+    parser.add_argument("--clips", type=int, default=40, help="most clips of each set")
+    parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
+    args = parser.parse_args()
+
+    processor = AutoProcessor.from_pretrained(args.base)
+    arguments = SpeechArguments(
+        data=[args.data], language=[args.language], test_data=[args.test_data], test_language=[args.language],
+        where=["suspect=0"],
+    )  # fmt: skip
+    speech = read_speech(arguments, LabelBuilder(processor.tokenizer), processor.feature_extractor)
+    sets = {name: sample(clips, args.clips) for name, clips in speech.test_sets.items()}
+    rows: list[TestRow] = []
+    for system, closed in (("both sides", None), ("encoder alone", "decoder"), ("decoder alone", "encoder")):
+        model = DistilWhisperForConditionalGeneration.from_pretrained(args.base)
+        model.load_expert(args.language, args.run)
+        if closed is not None:
+            close_gates(model, args.language, closed)
+        model = model.to(getattr(torch, args.precision))
+        found, _ = test_model(
+            model, processor, sets, system=system, out_of_domain=speech.out_of_domain, max_new_tokens=160
+        )
+        rows += found
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
