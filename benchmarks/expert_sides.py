@@ -3,7 +3,7 @@
     python benchmarks/expert_sides.py runs/el-js --base BASE --data tuxpaint-el --test-data artikulate-el --language el
 
 Tests the expert as it is, with the gates of all decoder layers closed, and with those of all encoder layers closed: on
-test clips of the data that it was trained on, and on clips of another domain. The split is that of `distil-whisper train`.
+test clips of the data that it was trained on, split as `distil-whisper train` does, and on clips of another domain.
 """
 
 import argparse

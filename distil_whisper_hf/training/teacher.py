@@ -8,6 +8,7 @@ teacher is made, not in the middle of a run.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -38,7 +39,7 @@ class Teacher:
         student_processor: the student's.
 
     Attributes:
-        name: where the teacher came from.
+        name: where the teacher came from: its name on the Hub, or that of its folder.
         own_features: it needs features of its own: hand `RowMaker` its feature extractor.
 
     Raises:
@@ -69,7 +70,9 @@ class Teacher:
             student_size=student.config.vocab_size,
             teacher_size=model.config.vocab_size,
         )
-        self.name = model.config.name_or_path
+        source = model.config.name_or_path
+        # It goes into the expert's file, which others read: a folder's place on this machine is none of their business.
+        self.name = Path(source).name if os.path.isdir(source) else source
         self.processor = processor
         self.model = model.eval().requires_grad_(False)
 

@@ -357,7 +357,7 @@ def test_a_teacher_of_the_large_v3_kind_hears_and_says_its_own(base, processor, 
     large_v3_processor().save_pretrained(folder)
     model = student(base, "ca", **CALM)
     teacher = Teacher.from_pretrained(folder, student=model, student_processor=processor)
-    assert teacher.own_features
+    assert teacher.own_features and teacher.name == "teacher"
     rows = Rows(2, teacher_bins=128)
     batch = SpeechCollator(LabelBuilder(processor.tokenizer))([rows[0], rows[1]])
     labels = batch["labels"]
