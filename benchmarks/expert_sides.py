@@ -19,14 +19,10 @@ from distil_whisper_hf.training.labels import LabelBuilder
 
 
 def close_gates(model: DistilWhisperForConditionalGeneration, name: str, side: str) -> None:
-    """Make every gate logit of an expert negative in the layers of one side."""
+    """Leave an expert out of the layers of one side."""
     for layer_name, layer in model._expert_layers():
         if layer_name.startswith(side):
-            expert = layer.language_experts[name]
-            with torch.no_grad():
-                expert.gate_in.weight.zero_()
-                expert.gate_in.bias.fill_(1.0)
-                expert.gate_out.weight.fill_(-1.0)
+            layer.language_experts[name].close_gate()
 
 
 def main() -> None:

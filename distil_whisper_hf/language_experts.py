@@ -143,6 +143,13 @@ class LanguageExpert(nn.Module):
             mine.weight.copy_(shared.weight)
             mine.bias.copy_(shared.bias)
 
+    @torch.no_grad()
+    def close_gate(self) -> None:
+        """Let every token take the shared path: G is -gate_dim, far beyond the reach of noise."""
+        self.gate_in.weight.zero_()
+        self.gate_in.bias.fill_(1.0)
+        self.gate_out.weight.fill_(-1.0)
+
     def gate_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """G: `(…, d_model)` -> `(…)`."""
         if self.training:

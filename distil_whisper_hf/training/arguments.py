@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainingArguments
 from .losses import BudgetMode, Divergence
 
 DISTILLATIONS = ("none", *get_args(Divergence))
+EXPERT_SIDES = ("both", "encoder", "decoder")
 
 
 @dataclass
@@ -89,13 +90,25 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         default=None,
         metadata={"help": "Probability that a layer leaves its experts out; by default that of the model (0.2)."},
     )
+    expert_sides: str = field(
+        default="both",
+        metadata={
+            "help": "Where experts train: both encoder and decoder, as in the paper, or one side alone, the gates of the "
+            "other closed. Encoder experts learn how a language sounds, decoder experts the training texts as well.",
+            "choices": EXPERT_SIDES,
+        },
+    )
     # A layer that is skipped gives its expert no gradient, which DistributedDataParallel must be told to expect.
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "Must stay true with several processes: skipped layers have no gradient."}
     )
 
     def __post_init__(self) -> None:
-        for name, choices in (("distillation", DISTILLATIONS), ("gate_budget_mode", get_args(BudgetMode))):
+        for name, choices in (
+            ("distillation", DISTILLATIONS),
+            ("gate_budget_mode", get_args(BudgetMode)),
+            ("expert_sides", EXPERT_SIDES),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         for name in ("distillation_weight", "gate_budget_weight", "gate_noise"):
@@ -120,6 +133,7 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
             "gate_budget_mode",
             "gate_budget_counts_padding",
             "gate_noise",
+            "expert_sides",
             "label_smoothing_factor",
             "learning_rate",
             "gradient_accumulation_steps",

@@ -70,6 +70,12 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         for name in set(model.expert_names) - set(self.train_experts):
             for _, layer in model._expert_layers():
                 layer.language_experts[name].requires_grad_(False)
+        self.sides = ("encoder", "decoder") if args.expert_sides == "both" else (args.expert_sides,)
+        for layer_name, layer in model._expert_layers():
+            if layer_name.partition(".")[0] not in self.sides:
+                for name in self.train_experts:
+                    layer.language_experts[name].close_gate()
+                    layer.language_experts[name].requires_grad_(False)
         for name in self.train_experts:
             summary = {**args.summary(), "teacher": None if teacher is None else teacher.name}
             model.config.language_experts[name]["training"] = summary
@@ -121,8 +127,8 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             rows = expert_ids == index
             losses.append(
                 gate_budget(
-                    outputs.encoder_gate_values,
-                    outputs.decoder_gate_values,
+                    outputs.encoder_gate_values if "encoder" in self.sides else (),
+                    outputs.decoder_gate_values if "decoder" in self.sides else (),
                     budget=self.args.gate_budget,
                     mode=self.args.gate_budget_mode,
                     row_mask=rows,
@@ -149,7 +155,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         """Mean gate of each side over speech and targets, by expert."""
         masks = self._padding_masks(outputs, labels, extras)
         name = self._whisper().expert_names[index]
-        for side in ("encoder", "decoder"):
+        for side in self.sides:
             counted = masks[f"{side}_mask"] & rows.unsqueeze(-1)
             gates = torch.stack([layer[counted].float().mean() for layer in getattr(outputs, f"{side}_gate_values")])
             self._record({f"gate_{side}_{name}": gates.detach().mean()}, count=1.0)

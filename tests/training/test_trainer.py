@@ -192,6 +192,31 @@ def test_mixed_batches_train_each_row_s_own_expert(base, processor, tmp_path):
                     assert cosine > 0.999, key
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_one_side_trains_and_the_other_is_whisper_s(base, processor, tmp_path, side):
+    """Silent: a closed side that trains, opens under noise, or is held to the budget."""
+    model = student(base, "ca", "gl", **CALM)
+    before = experts_of(model)
+    trainer = trained(
+        model, tmp_path, processor, Rows(2), expert_sides=side, train_experts=["ca"], learning_rate=1e-2,
+        warmup_steps=0, gate_noise=5.0, max_steps=2,
+    )  # fmt: skip
+    other = {"encoder": "decoder", "decoder": "encoder"}[side]
+    for key, value in experts_of(model).items():
+        changed = not torch.equal(value, before[key])
+        assert changed == (".ca." in key and (f".{side}." in key or "gate_" in key)), key
+    assert f"gate_{side}_ca" in logged(trainer) and f"gate_{other}_ca" not in logged(trainer)
+    batch = SpeechCollator(LabelBuilder(processor.tokenizer))([Rows(2)[0], Rows(2)[1]])
+    for training in (True, False):
+        model.train(training)
+        model.gate_noise = 5.0
+        with torch.no_grad():
+            out = model(batch["input_features"], labels=batch["labels"], output_gate_values=True)
+        assert max(gates.max().item() for gates in getattr(out, f"{other}_gate_values")) < 1e-6
+    # Only the open side's mean is held to the budget: 0.5 at most, whatever the closed one says.
+    assert logged(trainer)["loss_gate"] <= 0.5
+
+
 def test_an_expert_is_chosen_by_name_where_the_data_says_so(base, processor, tmp_path):
     """Silent: Sardinian rows, prompted as Italian, that train nothing or the Italian expert."""
     model = student(base, "sc", "it")
@@ -448,6 +473,7 @@ def test_a_teacher_that_is_missing_or_unused_is_refused(base, processor, tmp_pat
     [
         ({"distillation": "l2"}, "distillation must be one of none, kl, js"),
         ({"gate_budget_mode": "both"}, "gate_budget_mode must be one of joint, separate"),
+        ({"expert_sides": "left"}, "expert_sides must be one of both, encoder, decoder"),
         ({"gate_budget": 1.5}, "gate_budget must be between 0 and 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"gate_noise": -1.0}, "gate_noise must be at least 0"),
