@@ -93,8 +93,8 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
     expert_sides: str = field(
         default="both",
         metadata={
-            "help": "Where experts train: both encoder and decoder, as in the paper, or one side alone, the gates of the "
-            "other closed. Encoder experts learn how a language sounds, decoder experts the training texts as well.",
+            "help": "Where experts train: both encoder and decoder, as in the paper, or one side alone, the gates of "
+            "the other closed. Encoder experts learn how a language sounds, decoder experts the training texts as well.",
             "choices": EXPERT_SIDES,
         },
     )
