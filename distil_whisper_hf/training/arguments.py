@@ -94,7 +94,7 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         default="both",
         metadata={
             "help": "Where experts train: both encoder and decoder, as in the paper, or one side alone, the gates of "
-            "the other closed. Encoder experts learn how a language sounds, decoder experts the training texts as well.",
+            "the other closed. Encoder experts learn how a language sounds, decoder experts the training texts too.",
             "choices": EXPERT_SIDES,
         },
     )
