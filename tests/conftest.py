@@ -2,6 +2,8 @@ import os
 
 # Before huggingface_hub is imported, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Threads that wait sleep instead of spinning: on a busy machine they would take the time of those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pathlib import Path
 
