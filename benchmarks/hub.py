@@ -1,6 +1,6 @@
 """Seconds and bytes of every step from a trained expert to somebody else's transcript, on a Hub on this machine.
 
-    python benchmarks/hub.py --base BASE --audio CLIP [--language pl]
+    python benchmarks/hub.py --base BASE --audio CLIP [--language pl] [--experts RELEASE]
 
 BASE is any multilingual Whisper, as a folder with its processor; CLIP is an audio file. The Hub is that of the tests,
 on the loopback address: bytes are what the real client sends and receives, seconds are those of this machine without
@@ -36,6 +36,10 @@ with torch.no_grad():
         if '.language_experts.' in key:
             parameter.add_(1e-3 * torch.randn_like(parameter))
 """
+LOADED = """
+model = DistilWhisperForConditionalGeneration.from_pretrained({base!r})
+model.load_expert({names!r}, {experts!r})
+"""
 PUSH = "model.push_expert_to_hub({repo!r}, {name!r}, base_model={base!r})"
 OPEN = "transcribe = pipeline('automatic-speech-recognition', model={repo!r})"
 TRANSCRIBE = """
@@ -63,6 +67,7 @@ def main() -> None:
     parser.add_argument("--base", required=True, type=Path)
     parser.add_argument("--audio", required=True, type=Path)
     parser.add_argument("--language", default="pl")
+    parser.add_argument("--experts", type=Path, default=None, help="folder with trained experts")
     args = parser.parse_args()
     base, repo, language = "openai/base", "user/experts", args.language
     audio = str(args.audio.resolve())
@@ -73,7 +78,10 @@ def main() -> None:
             weights = (args.base / "model.safetensors").stat().st_size
             sys.stdout.write("| step | s | MB sent | MB received | requests |\n|---|---|---|---|---|\n")
             with Client(hub, folder / "author") as author:
-                author(IMPORTS + TRAINED.format(base=str(args.base.resolve()), names=[language, OTHER]))
+                experts = None if args.experts is None else str(args.experts.resolve())
+                model = TRAINED if experts is None else LOADED
+                names = [language, OTHER]
+                author(IMPORTS + model.format(base=str(args.base.resolve()), names=names, experts=experts))
                 push = PUSH.format(repo=repo, name=language, base=base)
                 measure(hub, author, "push an expert", push)
                 with Client(hub, folder / "reader") as reader:
