@@ -4,8 +4,8 @@
 
 BASE is any multilingual Whisper, as a folder with its processor; CLIP is an audio file. The Hub is that of the tests,
 on the loopback address: bytes are what the real client sends and receives, seconds are those of this machine without
-any network between. Every step runs in a process of its own that has imported everything already. The experts are new
-ones with a little noise. Some two minutes for whisper-base on two cores.
+any network between. Every step runs in a process of its own that has imported everything already. The experts are
+those of RELEASE, the language's and Greek, or else new ones with a little noise. Some two minutes for whisper-base.
 """
 
 import argparse
