@@ -192,7 +192,7 @@ def _usage(experts: Mapping[str, Any], repo_id: str) -> str:
         routed = experts[name].get("language") == name
         chosen = f', language="{name}"' if routed else f', expert="{name}"'
     return (
-        "from transformers import pipeline\n"
+        "from transformers import pipeline\n\n"
         f'transcribe = pipeline("automatic-speech-recognition", model="{repo_id}", trust_remote_code=True)\n'
         f'print(transcribe("clip.wav"{chosen})["text"])\n'
         "# With distil_whisper_hf installed and imported, leave trust_remote_code out: its own code is used."
