@@ -160,6 +160,37 @@ class ExpertVerbsMixin:
             del layer.language_experts[name]
         del self.config.language_experts[name]
 
+    def interpolate_expert(self, name: str, weight: float) -> None:
+        """Take a trained expert part of the way back to the shared path that it started from, in place.
+
+        Every feed-forward weight becomes `(1 - weight) · shared + weight · expert`; gates stay as they are. What was
+        learned on little speech of one kind holds better elsewhere then, at some cost where it was learned
+        (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903; for our figures see
+        benchmarks/RESULTS.md). The weight is kept in the expert's record of its training.
+
+        Args:
+            weight: share of the expert, in [0, 1]: 1 leaves it as it is, 0 makes it the shared path.
+
+        Raises:
+            KeyError: no such expert.
+            ValueError: a weight out of its range, or a quantised model.
+        """
+        self._check_loaded(name)
+        if not 0.0 <= weight <= 1.0:
+            raise ValueError(f"Expected a weight between 0 and 1, got {weight}.")
+        layers = [layer for _, layer in self._expert_layers()]
+        for layer in layers:
+            if not layer.fc1.weight.is_floating_point():
+                raise ValueError(
+                    "Expected floating-point weights to interpolate, got a quantised model. Interpolate on the "
+                    "unquantised base, save the expert, then load it."
+                )
+        for layer in layers:
+            layer.language_experts[name].interpolate(layer.fc1, layer.fc2, weight)
+        entry = self.config.language_experts[name]
+        training = entry.get("training") or {}
+        entry["training"] = {**training, "interpolation": training.get("interpolation", 1.0) * weight}
+
     def freeze_shared(self) -> None:
         """Let only experts and their gates train; everything that plain Whisper has is frozen."""
         if not self.expert_names:

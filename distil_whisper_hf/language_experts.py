@@ -144,6 +144,13 @@ class LanguageExpert(nn.Module):
             mine.bias.copy_(shared.bias)
 
     @torch.no_grad()
+    def interpolate(self, fc1: nn.Linear, fc2: nn.Linear, weight: float) -> None:
+        """Become `(1 - weight) · shared + weight · own`, weight by weight; the gate stays."""
+        for mine, shared in ((self.fc1, fc1), (self.fc2, fc2)):
+            mine.weight.lerp_(shared.weight, 1.0 - weight)
+            mine.bias.lerp_(shared.bias, 1.0 - weight)
+
+    @torch.no_grad()
     def close_gate(self) -> None:
         """Let every token take the shared path: G is -gate_dim, far beyond the reach of noise."""
         self.gate_in.weight.zero_()

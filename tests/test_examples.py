@@ -1,13 +1,17 @@
 """Every example and benchmark runs, at tiny settings."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from models import save_whisper
+import torch
+from models import save_whisper, with_experts
+from peft import LoraConfig, get_peft_model
 from tiny import tiny_processor
+from transformers import WhisperForConditionalGeneration
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,3 +83,26 @@ def test_hub_benchmark(base):
         "push it again, nothing new", "list experts", "open again, one expert new", "open offline",
     ]  # fmt: skip
     assert "offline transcript the same: True" in printed
+
+
+@pytest.mark.parametrize("kind", ["expert", "full", "lora"])
+def test_interpolation_benchmark_opens_what_lies_between(base, tmp_path, kind):
+    """Silent: a run as it is, or the base, under the name of what lies between them."""
+    torch.manual_seed(0)
+    if kind == "expert":
+        with_experts(base, "ca").save_pretrained(tmp_path, experts_only=True)
+    elif kind == "full":
+        save_whisper(tmp_path, 5, max_source_positions=1500, encoder_layers=1, decoder_layers=2)
+    else:
+        config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        get_peft_model(WhisperForConditionalGeneration.from_pretrained(base), config).save_pretrained(tmp_path)
+    opened = runpy.run_path(str(ROOT / "benchmarks/interpolation.py"))["opened"]
+    plain = WhisperForConditionalGeneration.from_pretrained(base).state_dict()
+    start, middle, end = (opened(tmp_path, str(base), "ca", weight).state_dict() for weight in (0.0, 0.25, 1.0))
+    moved = 0
+    for key, tensor in middle.items():
+        torch.testing.assert_close(tensor, 0.75 * start[key] + 0.25 * end[key], rtol=0, atol=1e-6, msg=key)
+        shared = key.replace("language_experts.ca.", "")
+        assert shared not in plain or torch.equal(start[key], plain[shared]), key
+        moved += not torch.equal(tensor, end[key])
+    assert moved >= {"expert": 12, "full": 30, "lora": 5}[kind]

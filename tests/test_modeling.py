@@ -157,6 +157,36 @@ def test_a_fresh_expert_changes_nothing(whisper, whisper_folder):
     assert all(gates.eq(0.5).all() for gates in (*outputs.encoder_gate_values, *outputs.decoder_gate_values))
 
 
+def test_an_interpolated_expert_lies_between_itself_and_the_shared_path(model):
+    """Silent: weights that change places, a side left out, a gate that moves, another expert that does."""
+    trained = {key: value.clone() for key, value in model.state_dict().items()}
+    model.interpolate_expert("ca", 0.25)
+    for key, value in model.state_dict().items():
+        expected = trained[key]
+        if ".language_experts.ca.fc" in key:
+            shared = trained[key.replace("language_experts.ca.", "")]
+            assert not torch.equal(expected, shared), key
+            expected = 0.75 * shared + 0.25 * expected
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-7, msg=key)
+    model.interpolate_expert("ca", 0.5)
+    assert model.config.language_experts["ca"]["training"]["interpolation"] == 0.125
+    model.interpolate_expert("ca", 0.0)
+    for key, value in model.state_dict().items():
+        if ".language_experts.ca.fc" in key:
+            assert torch.equal(value, trained[key.replace("language_experts.ca.", "")]), key
+
+
+def test_an_expert_is_interpolated_by_a_share_of_one_it_has(model):
+    """Silent: an extrapolation, or a misspelt expert left as it is."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for weight in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            model.interpolate_expert("ca", weight)
+    with pytest.raises(KeyError, match="'xx'"):
+        model.interpolate_expert("xx", 0.5)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_gates_start_at_zero_when_a_configuration_builds_them(whisper_folder):
     """Silent: transformers' weight initialisation redrawing the gates."""
     model = with_experts(whisper_folder, "ca")

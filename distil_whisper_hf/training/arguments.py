@@ -98,6 +98,13 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
             "choices": EXPERT_SIDES,
         },
     )
+    expert_interpolation: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the trained weights in what a run ends with, 0 to 1; the rest are the shared path's. "
+            "Below 1 an expert trained on little speech of one kind holds better on other speech."
+        },
+    )
     # A layer that is skipped gives its expert no gradient, which DistributedDataParallel must be told to expect.
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "Must stay true with several processes: skipped layers have no gradient."}
@@ -116,8 +123,9 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if not self.temperature > 0.0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}.")
-        if not 0.0 <= self.gate_budget <= 1.0:
-            raise ValueError(f"gate_budget must be between 0 and 1, got {self.gate_budget}.")
+        for name in ("gate_budget", "expert_interpolation"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
         if self.skip_gate_probability is not None and not 0.0 <= self.skip_gate_probability < 1.0:
             raise ValueError(f"skip_gate_probability must be at least 0 and below 1, got {self.skip_gate_probability}.")
         super().__post_init__()

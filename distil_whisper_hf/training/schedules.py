@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -78,6 +79,32 @@ class SkipGateCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         _set_skip_probability(model, model.config.skip_gate_probability)
+
+
+class InterpolationCallback(TrainerCallback):
+    """Takes experts part of the way back to the shared path when training ends (see `model.interpolate_expert`).
+
+    Checkpoints hold what was trained, so that a run that goes on from one ends as it would have.
+
+    Args:
+        experts: their names.
+        weight: share of the trained weights, in [0, 1].
+    """
+
+    def __init__(self, experts: Sequence[str], weight: float) -> None:
+        self.experts = tuple(experts)
+        self.weight = weight
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: DistilWhisperForConditionalGeneration,
+        **kwargs: Any,
+    ) -> None:
+        for name in self.experts:
+            model.interpolate_expert(name, self.weight)
 
 
 def _set_skip_probability(model: DistilWhisperForConditionalGeneration, probability: float) -> None:

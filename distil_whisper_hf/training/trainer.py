@@ -17,7 +17,7 @@ from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .arguments import DistilWhisperTrainingArguments
 from .hub_pushes import HubPushMixin
 from .losses import distillation, gate_budget, mask_from_lengths
-from .schedules import GateNoiseCallback, SkipGateCallback
+from .schedules import GateNoiseCallback, InterpolationCallback, SkipGateCallback
 from .speech_trainer import SpeechTrainer, target_mask
 from .teacher import BaseTeacher, Teacher
 
@@ -83,6 +83,8 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         self.add_callback(GateNoiseCallback(args.gate_noise))
         if args.skip_gate_probability is not None:
             self.add_callback(SkipGateCallback(args.skip_gate_probability))
+        if args.expert_interpolation < 1.0:
+            self.add_callback(InterpolationCallback(self.train_experts, args.expert_interpolation))
 
     def _forward_arguments(self, labels: Tensor, extras: dict[str, Any]) -> dict[str, Any]:
         arguments = super()._forward_arguments(labels, extras)

@@ -316,6 +316,42 @@ def test_a_run_stopped_between_checkpoints_ends_the_same(base, processor, tmp_pa
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_run_ends_with_the_interpolation_of_what_it_trained(base, processor, tmp_path):
+    """Silent: interpolated twice by a resumed run, not at all, or in the checkpoints that a run goes on from."""
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2, "gate_noise": 5.0}
+    rows = Rows(6, ("ca",))
+
+    def run(name: str, **more) -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        trainer = DistilWhisperTrainer(
+            student(base, "ca"), arguments(tmp_path / name, **settings, **more), processing_class=processor,
+            train_dataset=rows,
+        )  # fmt: skip
+        there = tmp_path / name / "checkpoint-2"
+        trainer.train(resume_from_checkpoint=str(there) if there.exists() else None)
+        trainer.save_model()
+        return load_file(tmp_path / name / "expert.ca.safetensors")
+
+    whole = run("whole")
+    part = run("part", expert_interpolation=0.25)
+    shared = {key: value.clone() for key, value in student(base, "ca").model.state_dict().items()}
+    moved = 0
+    for key, value in part.items():
+        expected = whole[key]
+        if ".fc" in key:
+            moved += not torch.equal(expected, shared[key])
+            expected = shared[key] + 0.25 * (expected - shared[key])
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6, msg=key)
+    assert moved == len([key for key in part if ".fc" in key])
+    for name in ("checkpoint-2", "checkpoint-4"):
+        kept = [(tmp_path / run / name / "expert.ca.safetensors").read_bytes() for run in ("whole", "part")]
+        assert kept[0] == kept[1]
+    resumed = run("part", expert_interpolation=0.25)
+    assert all(torch.equal(value, part[key]) for key, value in resumed.items())
+    config = json.loads((tmp_path / "part" / "config.json").read_text())
+    assert config["language_experts"]["ca"]["training"]["interpolation"] == 0.25
+
+
 def test_the_best_checkpoint_comes_back(base, processor, tmp_path):
     """Silent: a best checkpoint remembered under the name of the folder that it was written in."""
     model = student(base, "ca")
@@ -475,6 +511,7 @@ def test_a_teacher_that_is_missing_or_unused_is_refused(base, processor, tmp_pat
         ({"gate_budget_mode": "both"}, "gate_budget_mode must be one of joint, separate"),
         ({"expert_sides": "left"}, "expert_sides must be one of both, encoder, decoder"),
         ({"gate_budget": 1.5}, "gate_budget must be between 0 and 1"),
+        ({"expert_interpolation": 1.5}, "expert_interpolation must be between 0 and 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"gate_noise": -1.0}, "gate_noise must be at least 0"),
         ({"skip_gate_probability": 1.0}, "skip_gate_probability must be at least 0 and below 1"),
@@ -496,6 +533,7 @@ def test_defaults_are_the_paper_s(tmp_path):
         "adam_beta2": 0.98, "weight_decay": 0.0, "label_smoothing_factor": 0.1, "distillation": "js",
         "distillation_weight": 2.0, "temperature": 1.0, "gate_budget": 0.5, "gate_budget_mode": "joint",
         "gate_budget_counts_padding": True, "gate_noise": 5.0, "lr_scheduler_type": "linear",
+        "expert_interpolation": 1.0,
     }  # fmt: skip
     assert {name: getattr(args, name) for name in expected} == expected
 
