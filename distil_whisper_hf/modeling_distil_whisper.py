@@ -32,6 +32,7 @@ from .generation_distil_whisper import DistilWhisperGenerationMixin, read_marks
 from .language_experts import ExpertRouting, GateLinear, LanguageExperts, route_by_prompt
 from .layers_distil_whisper import DistilWhisperDecoderLayer, DistilWhisperEncoderLayer
 from .pipeline_distil_whisper import install_pipeline
+from .pretrained import PretrainedMixin
 from .publishing import PublishingMixin
 
 
@@ -147,7 +148,9 @@ class DistilWhisperDecoder(DistilWhisperPreTrainedModel, WhisperDecoder):
         return super().forward(input_ids, attention_mask, encoder_hidden_states, routing=routing, **kwargs)
 
 
-class DistilWhisperModel(PublishingMixin, ExpertVerbsMixin, DistilWhisperPreTrainedModel, WhisperModel):
+class DistilWhisperModel(
+    PublishingMixin, PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrainedModel, WhisperModel
+):
     """The bare encoder and decoder with language experts."""
 
     def __init__(self, config: DistilWhisperConfig) -> None:
@@ -239,6 +242,7 @@ class DistilWhisperModel(PublishingMixin, ExpertVerbsMixin, DistilWhisperPreTrai
 
 class DistilWhisperForConditionalGeneration(
     PublishingMixin,
+    PretrainedMixin,
     ExpertVerbsMixin,
     DistilWhisperGenerationMixin,
     DistilWhisperPreTrainedModel,

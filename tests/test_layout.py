@@ -37,7 +37,8 @@ CORE_ARROW: dict[str, set[str]] = {
     "generation_distil_whisper": {"configuration_distil_whisper"},
     "pipeline_distil_whisper": {"configuration_distil_whisper"},
     "layers_distil_whisper": {"configuration_distil_whisper", "language_experts"},
-    "expert_verbs": {"checkpoints", "configuration_distil_whisper", "generation_distil_whisper"},
+    "expert_verbs": {"checkpoints", "configuration_distil_whisper"},
+    "pretrained": {"checkpoints", "configuration_distil_whisper", "expert_verbs", "generation_distil_whisper"},
     "modeling_distil_whisper": {
         "checkpoints",
         "configuration_distil_whisper",
@@ -46,6 +47,7 @@ CORE_ARROW: dict[str, set[str]] = {
         "language_experts",
         "layers_distil_whisper",
         "pipeline_distil_whisper",
+        "pretrained",
         "publishing",
         "tokenization_distil_whisper",
     },
