@@ -14,7 +14,7 @@ setup:
 	"$(VENV)/bin/python" -m pip install -e ".[dev]"
 
 demo:
-	HF_HUB_OFFLINE=1 "$(PYTHON)" examples/demo.py
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE "$(PYTHON)" examples/demo.py
 
 # Any Whisper: a Hub name or a folder.
 MODEL ?= openai/whisper-tiny
