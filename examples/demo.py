@@ -1,6 +1,6 @@
 """Teach a small Whisper Italian: the whole way, from speech to transcripts, without a download.
 
-    python examples/demo.py                    about four minutes on 2 CPU cores
+    python examples/demo.py                    six minutes on one core of a busy machine
     python examples/demo.py --max_steps 100    any flag of `distil-whisper train`, over those of the recipe
 
 It is `distil-whisper train examples/recipes/demo.json`: for a Whisper, a language and speech of your own, only the
@@ -29,10 +29,10 @@ TRAINED = "experts-js"
 # Test clips for the pipeline: file names begin with their number in the table.
 PIPELINE_CLIPS = {"it": "317-vm-invalidpassword", "es": "033-vm-tocallnum"}
 INTRODUCTION = """\
-The student is a Whisper of 1.4 million parameters that knows Spanish telephone prompts and hardly any Italian. It stays
-frozen; an Italian expert learns beside it, from 20 minutes of speech and from a teacher that knows Italian better. Then
-the student is scored without and with it on prompts that no model has heard, in new sentences of words that occur in
-training. Its world is telephone prompts, and its alphabet is letters: it writes what it hears, not what it knows.
+The student is a Whisper of 1.4 million parameters that has learnt Spanish telephone prompts, roughly, and hardly any
+Italian. It stays frozen; an Italian expert learns beside it, from 20 minutes of speech and from a teacher that knows
+Italian better. Then the student is scored without and with it on prompts that no model has heard: new sentences, in
+words that occur in training. It knows nothing but such prompts, and writes letter by letter what it hears.
 """
 
 
@@ -95,7 +95,7 @@ def transcribe(folder: Path) -> None:
         feature_extractor=processor.feature_extractor,
     )
     clips = [DATA / language / "audio" / f"{name}.ogg" for language, name in PIPELINE_CLIPS.items()]
-    print(f"The pipeline with {folder / 'expert.it.safetensors'}, one batch of two languages:")
+    print(f"The pipeline (beam search) with {folder / 'expert.it.safetensors'}, one batch of two languages:")
     outputs = speech([str(path) for path in clips], language=list(PIPELINE_CLIPS), batch_size=len(clips))
     for path, output in zip(clips, outputs, strict=True):
         print(f"  {path.relative_to(DATA)}: {output['text'].strip()}")
