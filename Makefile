@@ -6,17 +6,20 @@ PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
 # One version, so that a wheel for machines without a GPU is taken where pip is set up to find one.
 TORCH := torch==2.13.0
 
-.PHONY: setup demo check test bench
+.PHONY: setup demo transcribe check test bench
 
 setup:
 	test -x "$(VENV)/bin/python" || python3 -m venv "$(VENV)"
 	"$(VENV)/bin/python" -m pip install "$(TORCH)"
 	"$(VENV)/bin/python" -m pip install -e ".[dev]"
 
+demo:
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE "$(PYTHON)" examples/demo.py
+
 # Any Whisper: a Hub name or a folder.
 MODEL ?= openai/whisper-tiny
 
-demo:
+transcribe:
 	"$(PYTHON)" examples/transcribe.py --model "$(MODEL)"
 
 check:
