@@ -58,10 +58,10 @@ def draw_figures(folder: Path, analysis: Analysis, gates: Sequence[GateUse]) -> 
     if gaps:
         save("gaps", _dots(gaps, "error rate of the group minus that of the reference, in points", zero=True))
     if gates:
-        save("gates", _gate_lines(gates, lambda use: use.opened, "gates open, in %"))
+        save("gates", gate_figure(gates, lambda use: use.opened, "gates open, in %"))
         flipped = [use for use in gates if not math.isnan(use.flipped)]
         if flipped:
-            save("flips", _gate_lines(flipped, lambda use: use.flipped, "decisions flipped, in %"))
+            save("flips", gate_figure(flipped, lambda use: use.flipped, "decisions flipped, in %"))
     return drawn
 
 
@@ -130,7 +130,7 @@ def _dots(points: Sequence[Point], label: str, *, zero: bool) -> Figure:
     return figure
 
 
-def _gate_lines(gates: Sequence[GateUse], value: Callable[[GateUse], float], label: str) -> Figure:
+def gate_figure(gates: Sequence[GateUse], value: Callable[[GateUse], float], label: str) -> Figure:
     """A panel for each side, a line over its layers for each system and expert."""
     from matplotlib.figure import Figure
 
@@ -155,8 +155,9 @@ def _gate_lines(gates: Sequence[GateUse], value: Callable[[GateUse], float], lab
         axes.set_title(side, fontsize=11)
         axes.set_xlabel("layer")
         axes.set_xticks(sorted({use.layer for use in gates if use.side == side}))
-        axes.set_ylim(bottom=0)
         _finish(axes)
+    # Once both panels are drawn: they share the axis, and this ends its adapting to what is drawn.
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel(label)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2, frameon=False, fontsize=9)

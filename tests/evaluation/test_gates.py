@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from utterances_of_tones import make_utterance as make
 
-from distil_whisper_hf.evaluation.gates import gate_use, record_decisions
+from distil_whisper_hf.evaluation.figures import gate_figure
+from distil_whisper_hf.evaluation.gates import GateUse, gate_use, record_decisions
 from distil_whisper_hf.evaluation.systems import SystemSpec, open_system
 
 
@@ -31,6 +32,18 @@ def test_share_of_flips_is_counted_by_layer():
     assert np.isnan(gate_use("x", after)[0].flipped)
     with pytest.raises(ValueError, match="got 4 and 3"):
         gate_use("x", {("ca", "encoder", 0): np.ones(3, dtype=bool)}, before)
+
+
+@pytest.mark.parametrize("higher", ["encoder", "decoder"])
+def test_the_figure_shows_all_of_both_sides(higher):
+    """Prevents an axis that fits one side and cuts off what the other does."""
+    sides = ("encoder", "decoder")
+    uses = [
+        GateUse("x", "ca", side, layer, 9, 50.0, 10.0 if side == higher else 1.0) for side in sides for layer in (0, 1)
+    ]
+    for axes in gate_figure(uses, lambda use: use.flipped, "flipped, in %").axes:
+        low, high = axes.get_ylim()
+        assert low == 0 and high >= 10.0
 
 
 def test_quantisation_flips_some_gates_but_not_most(whole):
