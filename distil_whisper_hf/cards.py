@@ -202,23 +202,21 @@ def _usage(experts: Mapping[str, Any], repo_id: str) -> str:
 def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "Not measured."
-    header = ("system", "data", "split", "domain", "language", "metric", "value (%)", "normaliser", "command")
     commands = list(dict.fromkeys(row["command"] for row in rows))
+    metrics = list(dict.fromkeys(row["metric"].upper() for row in rows))
+    # A line for what was measured in one go, a column for each metric.
+    lines: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for row in rows:
+        clips = f" ({row['clips']} clips)" if row.get("clips") else ""
+        names = (row["system"], row["dataset"] + clips, row["split"], row["domain"], row["language"])
+        about = (row.get("normalizer") or "not stated", f"[{commands.index(row['command']) + 1}]")
+        lines.setdefault(names + about, {}).setdefault(row["metric"].upper(), []).append(_figure(row))
+    header = ("system", "data", "split", "domain", "language", *(f"{metric} (%)" for metric in metrics))
     body = [
-        (
-            row["system"],
-            row["dataset"] + (f" ({row['clips']} clips)" if row.get("clips") else ""),
-            row["split"],
-            row["domain"],
-            row["language"],
-            row["metric"].upper(),
-            _figure(row),
-            row.get("normalizer") or "not stated",
-            f"[{commands.index(row['command']) + 1}]",
-        )
-        for row in rows
+        (*line[:5], *(", ".join(found.get(metric, ())) for metric in metrics), *line[5:])
+        for line, found in lines.items()
     ]
-    return _table(header, body) + "\n\n" + _commands(commands)
+    return _table((*header, "normaliser", "command"), body) + "\n\n" + _commands(commands)
 
 
 def _gates(gates: Mapping[str, Mapping[str, Any] | None]) -> str:

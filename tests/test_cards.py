@@ -93,6 +93,19 @@ def test_every_figure_stands_with_its_command(results):
     assert 'language="pl"' in text and "| learning_rate | 0.0001 |" in lines
 
 
+def test_metrics_of_one_measurement_share_a_line(results):
+    """Silent: a figure in the column of another metric or system, or one of two that is lost."""
+    rows = results["rows"]
+    first = rows[0]
+    more = [{**first, "metric": "cer", "value": 30.0}, {**first, "metric": "cer", "value": 31.0}]
+    rows += [{**row, "interval": [29.0, 32.0]} for row in more]
+    (header,) = [line for line in card(results).splitlines() if line.startswith("| system |")]
+    (base,) = [line for line in card(results).splitlines() if line.startswith("| base |")]
+    place = header.split(" | ").index("WER (%)")
+    assert header.split(" | ")[place + 1] == "CER (%)"
+    assert base.split(" | ")[place : place + 2] == ["66.25 [65.25, 68.25]", "30 [29, 32], 31 [29, 32]"]
+
+
 def test_what_is_not_known_is_not_stated():
     """Silent: a licence, a language or a figure made up."""
     text = model_card({"language_experts": {"x-1": {"language": None}}}, {}, repo_id="user/x", sizes={})
