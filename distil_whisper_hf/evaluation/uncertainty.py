@@ -186,11 +186,11 @@ class _Replicates:
 
     def minus(self, other: "_Replicates") -> "_Replicates":
         """The difference of statistics of two independent samples."""
+        # Two groups without an error in the same resample: two infinite logarithms, whose difference is not a number.
+        with np.errstate(invalid="ignore"):
+            values = self.values - other.values
         return _Replicates(
-            self.estimate - other.estimate,
-            self.variance + other.variance,
-            self.values - other.values,
-            self.variances + other.variances,
+            self.estimate - other.estimate, self.variance + other.variance, values, self.variances + other.variances
         )
 
     def t_values(self) -> Floats:

@@ -1,6 +1,7 @@
 import itertools
 import math
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -203,8 +204,12 @@ def test_a_group_without_errors_has_no_ratio():
     assert interval.estimate == math.inf and math.isnan(interval.low) and math.isnan(p)
     rare = make_clusters([0, 0, 0, 0, 0, 2], [9] * 6, speakers=list("abcdef"))
     interval, _ = independent_difference(rare, some, rng=np.random.default_rng(0), log=True)
-    assert any("no error at all" in warning for warning in interval.warnings)
+    assert any("no error at all" in message for message in interval.warnings)
     assert interval.low < interval.estimate < interval.high
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        interval, _ = independent_difference(rare, rare, rng=np.random.default_rng(0), log=True)
+    assert interval.estimate == 0.0
 
 
 def test_same_seed_same_interval():
