@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +29,10 @@ class Entry:
 
 
 def read_corpus(work: Path) -> dict[str, list[Entry]]:
-    """All languages, from `corpus.pickle` in `work` if it is there.
+    """All languages. Packages and alignments are kept in `work`.
 
     Only the training prompts are aligned: nothing that is made here has heard a dev or test clip.
     """
-    kept = work / "corpus.pickle"
-    if kept.is_file():
-        return pickle.loads(kept.read_bytes())
     packages = work / "packages"
     packages.mkdir(parents=True, exist_ok=True)
     corpus = {}
@@ -44,17 +40,25 @@ def read_corpus(work: Path) -> dict[str, list[Entry]]:
         prompts = fetch_prompts(language, packages)
         splits = split_texts(prompts)
         training = [prompt for prompt in prompts if splits[prompt.text] == "train"]
-        extractor = WhisperFeatureExtractor()
-        found = align([prompt.text for prompt in training], [log_mel(prompt, extractor) for prompt in training])
-        places = {
-            prompt.name: result[0]
-            for prompt, result in zip(training, found, strict=True)
-            if result is not None and result[1] >= WORST_FIT
-        }
+        kept = work / f"alignments-{language}.npz"
+        if not kept.is_file():
+            np.savez_compressed(kept, **aligned(training))
+        with np.load(kept) as file:
+            places = dict(file)
         corpus[language] = [Entry(prompt, splits[prompt.text], places.get(prompt.name)) for prompt in prompts]
         print(f"{language}: {len(prompts)} prompts, {len(training)} to train on, {len(places)} of them aligned")
-    kept.write_bytes(pickle.dumps(corpus))
     return corpus
+
+
+def aligned(prompts: list[Prompt]) -> dict[str, np.ndarray]:
+    """Name -> the place of the letter in each 10 ms, of the prompts that say their text."""
+    extractor = WhisperFeatureExtractor()
+    found = align([prompt.text for prompt in prompts], [log_mel(prompt, extractor) for prompt in prompts])
+    return {
+        prompt.name: result[0]
+        for prompt, result in zip(prompts, found, strict=True)
+        if result is not None and result[1] >= WORST_FIT
+    }
 
 
 def make_processor(corpus: dict[str, list[Entry]]) -> WhisperProcessor:
