@@ -85,6 +85,36 @@ def test_hub_benchmark(base):
     assert "offline transcript the same: True" in printed
 
 
+def test_evaluate(base, tmp_path):
+    """Prevents the command that the README names from failing on this repository's own clips, cost included."""
+    output = tmp_path / "out"
+    printed = run(
+        "examples/evaluate.py", "--systems", base, "--data", ROOT / "examples/audio", "--output", output,
+        "--max-new-tokens", 3, "--resamples", 100, "--cost-clips", 1, "--quiet",
+    )  # fmt: skip
+    assert "3 scores of 3 clips" in printed
+    report = (output / "report.md").read_text(encoding="utf-8")
+    assert "## Size, memory and time" in report and "| base float32 | 3.6 M |" in report
+    assert {path.name for path in output.iterdir()} == {
+        "costs.json", "figures", "hypotheses", "report.md", "results.jsonl", "scores.jsonl",
+    }  # fmt: skip
+
+
+def test_throughput_benchmark(base, tmp_path):
+    """Prevents a comparison with the pipeline that no longer decodes the same."""
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    for name in ("es", "fr", "en"):
+        (speech / f"{name}.ogg").write_bytes((ROOT / f"examples/audio/{name}.ogg").read_bytes())
+    rows = "".join(f"{name}.ogg,text,es,0\n" for name in ("es", "fr", "en"))
+    (speech / "metadata.csv").write_text(f"file_name,sentence,language,suspect\n{rows}", encoding="utf-8")
+    printed = run(
+        "benchmarks/evaluation.py", "--base", base, "--speech", speech, "--batch-sizes", 1, 2, "--repeats", 1,
+        "--max-new-tokens", 4,
+    )  # fmt: skip
+    assert "equal transcripts: 3 of 3" in printed and "| evaluate, clips/s |" in printed
+
+
 @pytest.mark.parametrize("kind", ["expert", "full", "lora"])
 def test_interpolation_benchmark_opens_what_lies_between(base, tmp_path, kind):
     """Silent: a run as it is, or the base, under the name of what lies between them."""
