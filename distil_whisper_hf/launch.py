@@ -28,13 +28,13 @@ from .training.schedules import GateNoiseCallback
 class _NoiseForOurModels(GateNoiseCallback):
     """The schedule, silent for models that have no gates."""
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+    def on_step_begin(self, *states: Any, model: Any, **kwargs: Any) -> None:
         if isinstance(model, DistilWhisperForConditionalGeneration):
-            super().on_step_begin(args, state, control, model, **kwargs)
+            super().on_step_begin(*states, model=model, **kwargs)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+    def on_train_end(self, *states: Any, model: Any, **kwargs: Any) -> None:
         if isinstance(model, DistilWhisperForConditionalGeneration):
-            super().on_train_end(args, state, control, model, **kwargs)
+            super().on_train_end(*states, model=model, **kwargs)
 
 
 def prepare() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from ..language_experts import LanguageExperts
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
@@ -26,22 +26,16 @@ class GateNoiseCallback(TrainerCallback):
 
     def on_step_begin(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
-        control: TrainerControl,
+        control: Any,
+        *,
         model: DistilWhisperForConditionalGeneration,
         **kwargs: Any,
     ) -> None:
         model.gate_noise = self.maximum * state.global_step / state.max_steps
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: DistilWhisperForConditionalGeneration,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_end(self, *states: Any, model: DistilWhisperForConditionalGeneration, **kwargs: Any) -> None:
         model.gate_noise = 0.0
 
 
@@ -60,24 +54,10 @@ class SkipGateCallback(TrainerCallback):
             raise ValueError(f"Expected a `probability` in [0, 1), got {probability}.")
         self.probability = probability
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: DistilWhisperForConditionalGeneration,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_begin(self, *states: Any, model: DistilWhisperForConditionalGeneration, **kwargs: Any) -> None:
         _set_skip_probability(model, self.probability)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: DistilWhisperForConditionalGeneration,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_end(self, *states: Any, model: DistilWhisperForConditionalGeneration, **kwargs: Any) -> None:
         _set_skip_probability(model, model.config.skip_gate_probability)
 
 
@@ -95,14 +75,7 @@ class InterpolationCallback(TrainerCallback):
         self.experts = tuple(experts)
         self.weight = weight
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: DistilWhisperForConditionalGeneration,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_end(self, *states: Any, model: DistilWhisperForConditionalGeneration, **kwargs: Any) -> None:
         for name in self.experts:
             model.interpolate_expert(name, self.weight)
 
