@@ -18,11 +18,15 @@ from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
 from distil_whisper_hf.training.labels import LabelBuilder
 
 
+@torch.no_grad()
 def close_gates(model: DistilWhisperForConditionalGeneration, name: str, side: str) -> None:
-    """Leave an expert out of the layers of one side."""
-    for layer_name, layer in model._expert_layers():
+    """Leave an expert out of the layers of one side: the logit of every gate there is negative."""
+    for layer_name, layer in model._expert_layers(name):
         if layer_name.startswith(side):
-            layer.language_experts[name].close_gate()
+            expert = layer.language_experts[name]
+            expert.gate_in.weight.zero_()
+            expert.gate_in.bias.fill_(1.0)
+            expert.gate_out.weight.fill_(-1.0)
 
 
 def main() -> None:

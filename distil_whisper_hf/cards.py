@@ -114,7 +114,7 @@ def model_card(
                     f"`{name}`",
                     _spoken(name, entry, results.get(name, {})) or "not stated",
                     "by its language token" if entry.get("language") == name else f'by name (`expert="{name}"`)',
-                    f"{sizes[name] / 1e6:.1f} MB" if name in sizes else "not known",
+                    _size(entry, sizes.get(name)),
                 )
                 for name, entry in experts.items()
             ],
@@ -177,6 +177,12 @@ def _metadata(
         model_name=repo_id.split("/")[-1] if measured else None,
         eval_results=measured or None,
     )
+
+
+def _size(entry: Mapping[str, Any], size: int | None) -> str:
+    said = "not known" if size is None else f"{size / 1e6:.1f} MB"
+    sides = entry.get("sides", "both")
+    return said if sides == "both" else f"{said}, {_text(sides)} alone"
 
 
 def _spoken(name: str, entry: Mapping[str, Any], results: Mapping[str, Any]) -> str | None:

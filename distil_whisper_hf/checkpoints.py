@@ -4,7 +4,7 @@ An expert is one file, `expert.<name>.safetensors`. Its tensors are named from t
 (`encoder.layers.0.fc1.weight`, `decoder.layers.3.gate_out.weight`), its header says what it is and what it fits:
 
     distil_whisper.format     "1"
-    distil_whisper.expert     JSON: name, language, training summary
+    distil_whisper.expert     JSON: name, language, training summary, `sides` where it is not in both
     distil_whisper.geometry   JSON: the sizes that it was made for (see GEOMETRY)
     distil_whisper.base       JSON: base model's name and fingerprint
 """
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name
+from .configuration_distil_whisper import EXPERT_SIDES, DistilWhisperConfig, check_expert_name, check_sides
 
 FORMAT_VERSION = "1"
 PREFIX = "distil_whisper."
@@ -65,7 +65,8 @@ class ExpertFileError(ValueError):
 
 @dataclass(frozen=True)
 class ExpertFile:
-    """What an expert file holds. `fingerprint` is empty where the file has none (the original release)."""
+    """What an expert file holds. `fingerprint` is empty where the file has none (the original release); `sides` is
+    "both", or the only one of "encoder" and "decoder" that the expert has layers in."""
 
     name: str
     language: str | None
@@ -73,6 +74,13 @@ class ExpertFile:
     base_model: str | None = None
     fingerprint: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    sides: str = "both"
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the configuration of a model says of it, but for its language's token."""
+        sides = {} if self.sides == "both" else {"sides": self.sides}
+        return {"language": self.language, "training": self.training, **sides}
 
 
 def expert_filename(name: str) -> str:
@@ -85,10 +93,10 @@ def original_filename(name: str) -> str | None:
     return f"expert.{LANGUAGES[name]}.bin" if name in LANGUAGES else None
 
 
-def expert_shapes(config: DistilWhisperConfig) -> dict[str, tuple[int, ...]]:
+def expert_shapes(config: DistilWhisperConfig, sides: str = "both") -> dict[str, tuple[int, ...]]:
     """Every tensor of one expert for this configuration, by name, with its shape."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for side in ("encoder", "decoder"):
+    for side in EXPERT_SIDES[sides]:
         width, hidden = config.d_model, getattr(config, f"{side}_ffn_dim")
         for layer in range(getattr(config, f"{side}_layers")):
             for key, shape in {
@@ -191,6 +199,7 @@ class ExpertHeader(NamedTuple):
     base_model: str | None
     fingerprint: dict[str, str]
     geometry: dict[str, Any]
+    sides: str
 
 
 def read_header(where: str | os.PathLike, header: Mapping[str, str] | None = None) -> ExpertHeader:
@@ -222,8 +231,9 @@ def read_header(where: str | os.PathLike, header: Mapping[str, str] | None = Non
             base["model"],
             base["fingerprint"],
             geometry,
+            check_sides(expert.get("sides", "both")),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ExpertFileError(
             f"{where}: expected a header that describes an expert, got a damaged one ({error})."
         ) from error
@@ -253,7 +263,9 @@ def _read_safetensors(name: str, path: Path, config: DistilWhisperConfig) -> Exp
             f"It was made for {header.base_model!r}."
         )
     tensors = load_file(path)
-    return ExpertFile(name, header.language, tensors, header.base_model, header.fingerprint, header.training)
+    return ExpertFile(
+        name, header.language, tensors, header.base_model, header.fingerprint, header.training, header.sides
+    )
 
 
 def _read_original(name: str, path: Path, config: DistilWhisperConfig) -> ExpertFile:
@@ -311,11 +323,12 @@ def _read_checkpoint(name: str, source: str | os.PathLike, **hub: Any) -> Expert
         str(source),
         fingerprint_base(base.items()),
         experts[name].get("training", {}),
+        check_sides(experts[name].get("sides", "both")),
     )
 
 
 def _check_tensors(expert: ExpertFile, path: Path, config: DistilWhisperConfig) -> None:
-    wanted = expert_shapes(config)
+    wanted = expert_shapes(config, expert.sides)
     missing = sorted(wanted.keys() - expert.tensors.keys())
     stray = sorted(expert.tensors.keys() - wanted.keys())
     if missing or stray:
@@ -355,12 +368,11 @@ def write_expert(expert: ExpertFile, folder: str | os.PathLike, config: DistilWh
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / expert_filename(expert.name)
     geometry = {key: getattr(config, key) for key in GEOMETRY}
+    about = {"name": expert.name, **expert.entry}
     metadata = {
         "format": "pt",
         PREFIX + "format": FORMAT_VERSION,
-        PREFIX + "expert": json.dumps(
-            {"name": expert.name, "language": expert.language, "training": expert.training}, sort_keys=True
-        ),
+        PREFIX + "expert": json.dumps(about, sort_keys=True),
         PREFIX + "geometry": json.dumps(geometry, sort_keys=True),
         PREFIX + "base": json.dumps({"model": expert.base_model, "fingerprint": expert.fingerprint}, sort_keys=True),
     }

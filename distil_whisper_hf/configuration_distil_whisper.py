@@ -13,6 +13,8 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 # 99 languages; large-v3 and turbo have <|yue|> as their hundredth, and one token more.
 MULTILINGUAL_VOCABULARY_SIZES = {51865: 99, 51866: 100}
+# What an expert's entry may say under `sides` -> the stacks whose layers it has a network and gate in.
+EXPERT_SIDES = {"both": ("encoder", "decoder"), "encoder": ("encoder",), "decoder": ("decoder",)}
 EXPERT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 # Fields of the original release's configuration (naver/multilingual-distilwhisper) -> ours; None: read and dropped.
 ORIGINAL_FIELDS = {
@@ -32,8 +34,9 @@ class DistilWhisperConfig(WhisperConfig):
 
     Attributes:
         language_experts: expert name -> its entry: `language` (Whisper's code, or None), `language_token_id` (or None)
-            and, once trained, a `training` summary. An expert whose name is its language's code is taken by rows whose
-            decoder prompt carries that language's token; any other only where it is asked for by name.
+            and, once trained, a `training` summary; `sides` ("encoder" or "decoder") where it is not in both. An expert
+            whose name is its language's code is taken by rows whose decoder prompt carries that language's token; any
+            other only where it is asked for by name.
         gate_dim: width of the gate's hidden layer.
         gate_dropout: dropout on the gate's input, in [0, 1).
         gate_init_std: standard deviation of the gate's first layer at the start.
@@ -66,6 +69,8 @@ class DistilWhisperConfig(WhisperConfig):
         self.language_experts = {
             check_expert_name(name): copy.deepcopy(entry) for name, entry in self.language_experts.items()
         }
+        for entry in self.language_experts.values():
+            check_sides(entry.get("sides", "both"))
         for name in ("gate_dropout", "expert_dropout", "skip_gate_probability"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"Expected `{name}` in [0, 1), got {getattr(self, name)}.")
@@ -104,6 +109,10 @@ class DistilWhisperConfig(WhisperConfig):
         first = self.decoder_start_token_id + 1 + count
         return {"translate": first, "transcribe": first + 1}
 
+    def expert_sides(self, name: str) -> tuple[str, ...]:
+        """The stacks that an expert has layers in: "encoder", "decoder" or both."""
+        return EXPERT_SIDES[check_sides(self.language_experts[name].get("sides", "both"))]
+
     @property
     def routed_tokens(self) -> dict[int, int]:
         """Id of a language token -> index of the expert that its rows take."""
@@ -126,6 +135,13 @@ def check_expert_name(name: str) -> str:
             f"Expected an expert name that torch does not use itself, got {name!r}. Choose another ({name}-1, say)."
         )
     return name
+
+
+def check_sides(sides: str) -> str:
+    """Return `sides` if it says where an expert's layers can be: a key of `EXPERT_SIDES`."""
+    if not isinstance(sides, str) or sides not in EXPERT_SIDES:
+        raise ValueError(f"Expected an expert's sides to be one of {', '.join(EXPERT_SIDES)}, got {sides!r}.")
+    return sides
 
 
 def language_code(language: str) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from .checkpoints import ExpertFile, check_base, fingerprint_base, read_expert, write_expert
-from .configuration_distil_whisper import check_expert_name, language_code
+from .configuration_distil_whisper import EXPERT_SIDES, check_expert_name, check_sides, language_code
 
 
 def is_expert_key(key: str) -> bool:
@@ -28,7 +28,7 @@ class ExpertVerbsMixin:
         """Names of the loaded experts; `expert_ids` are indices into it."""
         return tuple(self.config.language_experts)
 
-    def add_expert(self, name: str, language: str | None = None) -> None:
+    def add_expert(self, name: str, language: str | None = None, *, sides: str = "both") -> None:
         """Add a new expert: a copy of the shared path in every layer, its gates at their start.
 
         Args:
@@ -36,9 +36,11 @@ class ExpertVerbsMixin:
                 only where `generate(expert=...)` or `expert_ids` ask for it.
             language: language whose token the expert is prompted with, by code or English name. Default: `name`, if
                 Whisper has a token for it. For a language without a token, name a close one: its proxy.
+            sides: "both", or "encoder" or "decoder" for an expert in the layers of that one alone, at about half the
+                size; the other stays Whisper's.
 
         Raises:
-            ValueError: a name that cannot be used or is loaded already, or an unknown language.
+            ValueError: a name that cannot be used or is loaded already, an unknown language, or other sides.
         """
         self._check_new(name)
         if language is None and name in LANGUAGES:
@@ -50,11 +52,12 @@ class ExpertVerbsMixin:
             )
         self._check_unquantized("Add and train experts on the unquantised base, then `load_expert` them.")
         new = {}
-        for layer_name, layer in self._expert_layers():
+        for layer_name, layer in self._layers(EXPERT_SIDES[check_sides(sides)]):
             weight = layer.fc1.weight
             new[layer_name] = layer.new_expert(self.config).to(weight.device, weight.dtype).train(layer.training)
             new[layer_name].copy_feed_forward(layer.fc1, layer.fc2)
-        self._attach(name, new, {"language": None if language is None else language_code(language)})
+        entry = {} if sides == "both" else {"sides": sides}
+        self._attach(name, new, {"language": None if language is None else language_code(language), **entry})
 
     def load_expert(self, name: str | Iterable[str], source: str | os.PathLike, **hub: Any) -> None:
         """Load experts from a folder, a Hub repository or a file: `expert.<name>.safetensors`, the original release's
@@ -78,8 +81,10 @@ class ExpertVerbsMixin:
         for expert in experts:
             check_base(expert, fingerprint, self.config.base_model_name_or_path)
         for expert in experts:
-            new = {name: self._loaded_expert(layer, name, expert) for name, layer in self._expert_layers()}
-            self._attach(expert.name, new, {"language": expert.language, "training": expert.training})
+            layers = self._layers(EXPERT_SIDES[expert.sides])
+            self._attach(
+                expert.name, {key: self._loaded_expert(layer, key, expert) for key, layer in layers}, expert.entry
+            )
 
     def save_expert(self, name: str, folder: str | os.PathLike) -> Path:
         """Write one expert as `expert.<name>.safetensors` into `folder` (made if needed); returns its path."""
@@ -87,7 +92,7 @@ class ExpertVerbsMixin:
 
     def _expert_file(self, name: str) -> ExpertFile:
         self._check_loaded(name)
-        prefixes = {f"{layer}.language_experts.{name}.": f"{layer}." for layer, _ in self._expert_layers()}
+        prefixes = {f"{layer}.language_experts.{name}.": f"{layer}." for layer, _ in self._expert_layers(name)}
         state_dict = self.base_model.state_dict()
         tensors = {
             short + key.removeprefix(prefix): state_dict[key]
@@ -103,12 +108,13 @@ class ExpertVerbsMixin:
             self.config.base_model_name_or_path,
             self.base_fingerprint(),
             entry.get("training", {}),
+            entry.get("sides", "both"),
         )
 
     def remove_expert(self, name: str) -> None:
         """Forget an expert; the others stay as they are."""
         self._check_loaded(name)
-        for _, layer in self._expert_layers():
+        for _, layer in self._expert_layers(name):
             del layer.language_experts[name]
         del self.config.language_experts[name]
 
@@ -131,7 +137,7 @@ class ExpertVerbsMixin:
         if not 0.0 <= weight <= 1.0:
             raise ValueError(f"Expected a weight between 0 and 1, got {weight}.")
         self._check_unquantized("Interpolate on the unquantised base, save the expert, then `load_expert` it.")
-        for _, layer in self._expert_layers():
+        for _, layer in self._expert_layers(name):
             layer.language_experts[name].interpolate(layer.fc1, layer.fc2, weight)
         entry = self.config.language_experts[name]
         training = entry.get("training") or {}
@@ -149,9 +155,12 @@ class ExpertVerbsMixin:
         tensors = self.base_model.named_parameters()
         return fingerprint_base((name, tensor) for name, tensor in tensors if not is_expert_key(name))
 
-    def _expert_layers(self) -> Iterator[tuple[str, nn.Module]]:
-        """Every layer that holds experts, under the name that expert files use: "encoder.layers.0", ..."""
-        for side in ("encoder", "decoder"):
+    def _expert_layers(self, name: str) -> Iterator[tuple[str, nn.Module]]:
+        """Every layer that a loaded expert is in, under the name that expert files use: "encoder.layers.0", ..."""
+        return self._layers(self.config.expert_sides(name))
+
+    def _layers(self, sides: Iterable[str] = EXPERT_SIDES["both"]) -> Iterator[tuple[str, nn.Module]]:
+        for side in sides:
             for index, layer in enumerate(getattr(self.base_model, side).layers):
                 yield f"{side}.layers.{index}", layer
 
@@ -175,8 +184,9 @@ class ExpertVerbsMixin:
         if self.can_generate():
             listed = getattr(self.generation_config, "lang_to_id", None) or {}
             token_ids.update({language_code(token): token_id for token, token_id in listed.items()})
-        for layer_name, layer in self._expert_layers():
-            layer.language_experts[name] = new[layer_name]
+        for layer_name, layer in self._layers():
+            if layer_name in new:
+                layer.language_experts[name] = new[layer_name]
         self.config.language_experts[name] = {**entry, "language_token_id": token_ids.get(entry["language"])}
 
     def _check_new(self, name: str) -> None:
@@ -184,7 +194,7 @@ class ExpertVerbsMixin:
             raise ValueError(f"Expected a new expert, {name!r} is loaded already. Call remove_expert({name!r}) first.")
 
     def _check_unquantized(self, remedy: str) -> None:
-        if not all(layer.fc1.weight.is_floating_point() for _, layer in self._expert_layers()):
+        if not all(layer.fc1.weight.is_floating_point() for _, layer in self._layers()):
             raise ValueError(f"Expected floating-point weights, got a quantised model. {remedy}")
 
     def _check_loaded(self, name: str) -> None:

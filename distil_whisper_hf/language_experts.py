@@ -13,7 +13,7 @@ decoder, and which row takes which expert is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,35 +29,37 @@ FeedForward = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class ExpertRouting:
-    """Which rows of a batch take which expert, worked out once per forward pass and handed to every layer.
+    """Which rows of a batch take which expert, worked out once per encoder or decoder pass, handed to every layer.
 
     Attributes:
         expert_ids: `(batch,)`, int64: index into the model's expert names, -1 for the shared path.
+        experts: index -> name of every expert that the layers at hand have; rows of others take the shared path.
         groups: expert name and its row indices `(rows,)`, or None where the expert has the whole batch; experts without
             a row are left out. None as a whole means "dense": decide by masks, without looking at values on the host.
         gate_noise: α, standard deviation of the noise on the gate's logit in training.
     """
 
     expert_ids: torch.Tensor
+    experts: Mapping[int, str]
     groups: tuple[tuple[str, torch.Tensor | None], ...] | None
     gate_noise: float = 0.0
 
     @classmethod
     def build(
-        cls, expert_ids: torch.Tensor, expert_names: Iterable[str], *, dense: bool, gate_noise: float = 0.0
+        cls, expert_ids: torch.Tensor, experts: Mapping[int, str], *, dense: bool, gate_noise: float = 0.0
     ) -> ExpertRouting | None:
         """Route `expert_ids` `(batch,)`. Returns None if every row takes the shared path (never for `dense`)."""
         if dense:
-            return cls(expert_ids, None, gate_noise)
+            return cls(expert_ids, experts, None, gate_noise)
         ids = expert_ids.tolist()
         groups = []
-        for index, name in enumerate(expert_names):
+        for index, name in experts.items():
             rows = [row for row, expert_id in enumerate(ids) if expert_id == index]
             if len(rows) == len(ids):
-                return cls(expert_ids, ((name, None),), gate_noise)
+                return cls(expert_ids, experts, ((name, None),), gate_noise)
             if rows:
                 groups.append((name, torch.tensor(rows, device=expert_ids.device)))
-        return cls(expert_ids, tuple(groups), gate_noise) if groups else None
+        return cls(expert_ids, experts, tuple(groups), gate_noise) if groups else None
 
 
 def route_by_prompt(
@@ -150,13 +152,6 @@ class LanguageExpert(nn.Module):
             mine.weight.lerp_(shared.weight, 1.0 - weight)
             mine.bias.lerp_(shared.bias, 1.0 - weight)
 
-    @torch.no_grad()
-    def close_gate(self) -> None:
-        """Let every token take the shared path: G is -gate_dim, far beyond the reach of noise."""
-        self.gate_in.weight.zero_()
-        self.gate_in.bias.fill_(1.0)
-        self.gate_out.weight.fill_(-1.0)
-
     def gate_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """G: `(…, d_model)` -> `(…)`."""
         if self.training:
@@ -236,7 +231,8 @@ class LanguageExperts(nn.ModuleDict):
         shared_output = output = shared(hidden_states)
         gate_values = output.new_zeros(output.shape[:-1])
         keep = self._keep() if self.training else True
-        for index, expert in enumerate(self.values()):
+        for index, name in routing.experts.items():
+            expert = self[name]
             mine = (routing.expert_ids == index).unsqueeze(-1)
             if self.training:
                 gates = self._soft_gate(expert, hidden_states, routing.gate_noise)

@@ -15,11 +15,21 @@ from .language_experts import ExpertRouting, LanguageExpert, LanguageExperts
 
 
 class _FeedForwardExpertsMixin:
-    """What the two layers add to Whisper's: experts beside `fc1` and `fc2`."""
+    """What the two layers add to Whisper's: experts beside `fc1` and `fc2`.
+
+    Attributes:
+        side: "encoder" or "decoder"; experts of the other side alone have nothing here.
+    """
+
+    side: str
 
     def _init_experts(self, config: DistilWhisperConfig) -> None:
         self.language_experts = LanguageExperts(
-            {name: self.new_expert(config) for name in config.language_experts},
+            {
+                name: self.new_expert(config)
+                for name in config.language_experts
+                if self.side in config.expert_sides(name)
+            },
             skip_probability=config.skip_gate_probability,
             straight_through=config.gate_estimator == "straight_through",
         )
@@ -46,6 +56,8 @@ class _FeedForwardExpertsMixin:
 
 class DistilWhisperEncoderLayer(_FeedForwardExpertsMixin, WhisperEncoderLayer):
     """An encoder layer: `(batch, frames, d_model)` -> the same."""
+
+    side = "encoder"
 
     def __init__(self, config: DistilWhisperConfig) -> None:
         super().__init__(config)
@@ -79,6 +91,8 @@ class DistilWhisperEncoderLayer(_FeedForwardExpertsMixin, WhisperEncoderLayer):
 
 class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
     """A decoder layer: `(batch, tokens, d_model)` -> the same."""
+
+    side = "decoder"
 
     def __init__(self, config: DistilWhisperConfig, layer_idx: int | None = None) -> None:
         super().__init__(config, layer_idx)

@@ -72,11 +72,12 @@ class DistilWhisperPreTrainedModel(WhisperPreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def _routing(self, expert_ids: torch.Tensor | None, gate_noise: float) -> ExpertRouting | None:
+    def _routing(self, side: str, expert_ids: torch.Tensor | None, gate_noise: float) -> ExpertRouting | None:
         if expert_ids is None:
             return None
-        dense = self.config.expert_routing == "dense"
-        return ExpertRouting.build(expert_ids, self.config.language_experts, dense=dense, gate_noise=gate_noise)
+        config = self.config
+        here = {index: name for index, name in enumerate(config.language_experts) if side in config.expert_sides(name)}
+        return ExpertRouting.build(expert_ids, here, dense=config.expert_routing == "dense", gate_noise=gate_noise)
 
     # Behind every public way of switching checkpointing on.
     def _set_gradient_checkpointing(
@@ -115,7 +116,7 @@ class DistilWhisperEncoder(DistilWhisperPreTrainedModel, WhisperEncoder):
         **kwargs: Any,
     ) -> BaseModelOutput:
         """As WhisperEncoder's, with `expert_ids` `(batch,)`: index of each row's expert, -1 for the shared path."""
-        routing = self._routing(expert_ids, gate_noise)
+        routing = self._routing("encoder", expert_ids, gate_noise)
         return super().forward(input_features, attention_mask, routing=routing, **kwargs)
 
 
@@ -144,7 +145,7 @@ class DistilWhisperDecoder(DistilWhisperPreTrainedModel, WhisperDecoder):
         **kwargs: Any,
     ) -> BaseModelOutput:
         """As WhisperDecoder's, with `expert_ids` `(batch,)`: index of each row's expert, -1 for the shared path."""
-        routing = self._routing(expert_ids, gate_noise)
+        routing = self._routing("decoder", expert_ids, gate_noise)
         return super().forward(input_ids, attention_mask, encoder_hidden_states, routing=routing, **kwargs)
 
 

@@ -99,8 +99,7 @@ def write_experts(
     config.language_experts = {
         file.name: {
             **config.language_experts.get(file.name, {"language_token_id": token_ids.get(file.language)}),
-            "language": file.language,
-            "training": file.training,
+            **file.entry,
         }
         for file in files
     }

@@ -67,18 +67,19 @@ def save_whisper(folder: Path, seed: int = 0, **changes) -> Path:
 def randomize_expert(model, name: str, seed: int) -> None:
     """Make an expert that differs from the shared path and opens its gates for about half of the tokens."""
     generator = torch.Generator().manual_seed(seed)
-    for _, layer in model._expert_layers():
+    for _, layer in model._expert_layers(name):
         expert = layer.language_experts[name]
         with torch.no_grad():
             for parameter in expert.parameters():
                 parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
 
 
-def with_experts(folder: Path, *names: str, **arguments) -> DistilWhisperForConditionalGeneration:
+def with_experts(folder: Path, *names: str, sides: str = "both", **arguments) -> DistilWhisperForConditionalGeneration:
     """The tiny model with randomised experts, in evaluation mode."""
     model = DistilWhisperForConditionalGeneration.from_pretrained(folder, **arguments)
     for seed, name in enumerate(names):
-        model.add_expert(name, language="it" if name == "sc" else ("ca" if name == "ca-medical" else None))
+        language = "it" if name == "sc" else ("ca" if name == "ca-medical" else None)
+        model.add_expert(name, language=language, sides=sides)
         randomize_expert(model, name, seed)
     return model.eval()
 

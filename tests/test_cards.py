@@ -46,7 +46,7 @@ CONFIG = {
     "base_model_name_or_path": "openai/whisper-base",
     "language_experts": {
         "pl": {"language": "pl", "training": {"learning_rate": 1e-4, "steps": 100}},
-        "sc": {"language": "it", "training": {}},
+        "sc": {"language": "it", "training": {}, "sides": "encoder"},
     },
 }
 
@@ -88,7 +88,7 @@ def test_every_figure_stands_with_its_command(results):
     assert "[1] `distil-whisper evaluate --model x`  " in lines
     assert "| `pl` | encoder | 50 100 |" in lines and "| `pl` | decoder | 25 0 100 |" in lines
     assert "| `pl` | gender: women - men | WER | 3.5 [-1, 8] | 12 | [1] |" in lines
-    assert '| `sc` | it | by name (`expert="sc"`) | not known |' in lines and "102.4 MB" in text
+    assert '| `sc` | it | by name (`expert="sc"`) | not known, encoder alone |' in lines and "102.4 MB" in text
     assert "- `pl`: One speaker." in lines and "read \\| aloud" in text
     assert 'language="pl"' in text and "| learning_rate | 0.0001 |" in lines
 

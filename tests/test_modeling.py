@@ -115,7 +115,7 @@ def test_the_mixture_follows_its_equation(model, routing, tokens):
     model.config.expert_routing = routing
     layer = model.model.decoder.layers[1]
     z = torch.randn(2, tokens, 64, generator=torch.Generator().manual_seed(1))
-    plan = model.model._routing(torch.tensor([1, 1]), 0.0)
+    plan = model.model.decoder._routing("decoder", torch.tensor([1, 1]), 0.0)
     output, gates = layer.language_experts(z, layer.shared_feed_forward, plan)
     expected, expected_gates = reference_mixture(layer, "gl", z)
     assert 0.1 < expected_gates.mean() < 0.9
@@ -191,7 +191,7 @@ def test_gates_start_at_zero_when_a_configuration_builds_them(whisper_folder):
     """Silent: transformers' weight initialisation redrawing the gates."""
     model = with_experts(whisper_folder, "ca")
     fresh = DistilWhisperForConditionalGeneration(model.config)
-    for _, layer in fresh._expert_layers():
+    for _, layer in fresh._expert_layers("ca"):
         expert = layer.language_experts["ca"]
         assert expert.gate_out.weight.eq(0).all() and expert.gate_in.bias.eq(0).all()
         assert 0.005 < float(expert.gate_in.weight.detach().std()) < 0.02
@@ -236,7 +236,7 @@ def test_soft_mixture_follows_its_equation(model, routing):
         expert.gate_dropout = expert.expert_dropout = 0.0
     z = torch.randn(3, 20, 64, generator=torch.Generator().manual_seed(2))
     output, gates = layer.language_experts(
-        z, layer.shared_feed_forward, model.model._routing(torch.tensor([1, -1, 0]), 0.0)
+        z, layer.shared_feed_forward, model.model._routing("decoder", torch.tensor([1, -1, 0]), 0.0)
     )
     for row, name in ((0, "gl"), (2, "ca")):
         expert = layer.language_experts[name]
@@ -253,7 +253,7 @@ def test_straight_through_gates_are_hard_with_a_soft_gradient(whisper_folder, ro
     model = with_experts(whisper_folder, "ca", gate_estimator="straight_through", expert_routing=routing)
     layer = model.model.encoder.layers[0]
     z = torch.randn(2, 20, 64, generator=torch.Generator().manual_seed(4))
-    plan = model.model._routing(torch.tensor([0, 0]), 0.0)
+    plan = model.model._routing("decoder", torch.tensor([0, 0]), 0.0)
     hard, hard_gates = layer.language_experts(z, layer.shared_feed_forward, plan)
     model.train()
     expert = layer.language_experts["ca"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, WhisperProcessor
 
+from ..configuration_distil_whisper import EXPERT_SIDES
 from ..evaluation.prediction_metrics import PredictionMetrics
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from ..training.arguments import DistilWhisperTrainingArguments
@@ -36,6 +37,14 @@ class ExpertArguments:
     teacher_precision: str = field(
         default="float32",
         metadata={"help": "Of the teacher alone.", "choices": ("float32", "bfloat16", "float16", "int8")},
+    )
+    expert_sides: str = field(
+        default="both",
+        metadata={
+            "help": "Where a new expert is: in both encoder and decoder, as in the paper, or in one of them, at about "
+            "half the size. Encoder experts learn how a language sounds, decoder experts the training texts too.",
+            "choices": tuple(EXPERT_SIDES),
+        },
     )
     gate_estimator: str = field(
         default="soft",
@@ -101,7 +110,7 @@ def _trainer(
         gate_dropout=expert.gate_dropout,
     )
     for name, language in _experts(speech_arguments, speech.splits.train):
-        model.add_expert(name, language=language)
+        model.add_expert(name, language=language, sides=expert.expert_sides)
     model = model.to(training.device)
     teacher = _open_teacher(expert, model, processor)
     extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None

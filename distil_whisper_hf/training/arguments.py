@@ -10,7 +10,6 @@ from transformers import Seq2SeqTrainingArguments
 from .losses import BudgetMode, Divergence
 
 DISTILLATIONS = ("none", *get_args(Divergence))
-EXPERT_SIDES = ("both", "encoder", "decoder")
 
 
 @dataclass
@@ -90,14 +89,6 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         default=None,
         metadata={"help": "Probability that a layer leaves its experts out; by default that of the model (0.2)."},
     )
-    expert_sides: str = field(
-        default="both",
-        metadata={
-            "help": "Where experts train: both encoder and decoder, as in the paper, or one side alone, the gates of "
-            "the other closed. Encoder experts learn how a language sounds, decoder experts the training texts too.",
-            "choices": EXPERT_SIDES,
-        },
-    )
     expert_interpolation: float = field(
         default=1.0,
         metadata={
@@ -114,7 +105,6 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         for name, choices in (
             ("distillation", DISTILLATIONS),
             ("gate_budget_mode", get_args(BudgetMode)),
-            ("expert_sides", EXPERT_SIDES),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
@@ -141,7 +131,6 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
             "gate_budget_mode",
             "gate_budget_counts_padding",
             "gate_noise",
-            "expert_sides",
             "label_smoothing_factor",
             "learning_rate",
             "gradient_accumulation_steps",

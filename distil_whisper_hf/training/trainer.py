@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import WhisperProcessor
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from ..checkpoints import check_base, read_expert
+from ..checkpoints import ExpertFileError, check_base, read_expert
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .arguments import DistilWhisperTrainingArguments
 from .hub_pushes import HubPushMixin
@@ -68,14 +68,8 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         self.teacher = teacher
         model.freeze_shared()
         for name in set(model.expert_names) - set(self.train_experts):
-            for _, layer in model._expert_layers():
+            for _, layer in model._expert_layers(name):
                 layer.language_experts[name].requires_grad_(False)
-        self.sides = ("encoder", "decoder") if args.expert_sides == "both" else (args.expert_sides,)
-        for layer_name, layer in model._expert_layers():
-            if layer_name.partition(".")[0] not in self.sides:
-                for name in self.train_experts:
-                    layer.language_experts[name].close_gate()
-                    layer.language_experts[name].requires_grad_(False)
         for name in self.train_experts:
             summary = {**args.summary(), "teacher": None if teacher is None else teacher.name}
             model.config.language_experts[name]["training"] = summary
@@ -127,10 +121,11 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         losses = []
         for index in present:
             rows = expert_ids == index
+            sides = self._sides(index)
             losses.append(
                 gate_budget(
-                    outputs.encoder_gate_values if "encoder" in self.sides else (),
-                    outputs.decoder_gate_values if "decoder" in self.sides else (),
+                    outputs.encoder_gate_values if "encoder" in sides else (),
+                    outputs.decoder_gate_values if "decoder" in sides else (),
                     budget=self.args.gate_budget,
                     mode=self.args.gate_budget_mode,
                     row_mask=rows,
@@ -146,6 +141,10 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             )
         return torch.stack(losses).mean() if losses else outputs.logits.new_zeros(())
 
+    def _sides(self, index: int) -> tuple[str, ...]:
+        model = self._whisper()
+        return model.config.expert_sides(model.expert_names[index])
+
     def _padding_masks(self, outputs: Any, labels: Tensor, extras: dict[str, Any]) -> dict[str, Tensor]:
         frames = outputs.encoder_gate_values[0].shape[1]
         return {
@@ -157,7 +156,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         """Mean gate of each side over speech and targets, by expert."""
         masks = self._padding_masks(outputs, labels, extras)
         name = self._whisper().expert_names[index]
-        for side in self.sides:
+        for side in self._sides(index):
             counted = masks[f"{side}_mask"] & rows.unsqueeze(-1)
             gates = torch.stack([layer[counted].float().mean() for layer in getattr(outputs, f"{side}_gate_values")])
             self._record({f"gate_{side}_{name}": gates.detach().mean()}, count=1.0)
@@ -195,14 +194,19 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
 
         Raises:
             FileNotFoundError: the checkpoint lacks an expert.
-            ExpertFileError: an expert of another base, name or geometry.
+            ExpertFileError: an expert of another base, name, geometry or sides.
         """
         model = self._whisper()
         fingerprint = model.base_fingerprint()
         for name in self.train_experts:
             file = read_expert(name, resume_from_checkpoint, model.config)
             check_base(file, fingerprint, model.config.base_model_name_or_path)
-            for layer_name, layer in model._expert_layers():
+            if file.sides != model.config.language_experts[name].get("sides", "both"):
+                raise ExpertFileError(
+                    f"Expected expert {name!r} to have the layers that the run started with, got {file.sides!r} in "
+                    f"{resume_from_checkpoint}. Go on with the same expert_sides."
+                )
+            for layer_name, layer in model._expert_layers(name):
                 prefix = layer_name + "."
                 tensors = {k.removeprefix(prefix): t for k, t in file.tensors.items() if k.startswith(prefix)}
                 layer.language_experts[name].load_state_dict(tensors)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import save_whisper
+from safetensors.torch import load_file
 from speech_files import write
 from tiny import tiny_tokenizer
 from transformers import WhisperFeatureExtractor, WhisperProcessor
@@ -126,12 +127,14 @@ def test_streamed_clips_train_without_a_download(base, catalan, other_domain, tm
     output = tmp_path / "out"
     words = ["train", "--model", str(base), "--distillation", "none", "--data", str(tmp_path / "hub"), "--streaming",
              "--language", "ca", "--test_data", str(other_domain), "--output_dir", str(output), "--test", "trained",
-             *TINY, "--max_steps", "10"]  # fmt: skip
+             "--expert_sides", "encoder", *TINY, "--max_steps", "10"]  # fmt: skip
     assert main(words) == 0
     rejected = [json.loads(line) for line in (output / "rejections.jsonl").read_text().splitlines()]
     assert {entry["reason"] for entry in rejected} >= {"empty_text", "too_long", "unreadable"}
     scores = json.loads((output / "scores.json").read_text())
     assert {row["dataset"] for row in scores["rows"]} == {"calls"} and sorted(scores["gates"]) == ["ca"]
+    assert {key.split(".")[0] for key in load_file(output / "expert.ca.safetensors")} == {"encoder"}
+    assert scores["gates"]["ca"]["decoder"] == [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="Expected the language of every streamed source"):
         main([word for word in words if word not in ("--language", "ca")])
 

@@ -13,7 +13,7 @@ from tiny import tiny_feature_extractor, tiny_processor, tiny_tokenizer
 from torch.nn.functional import log_softmax
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from distil_whisper_hf import DistilWhisperForConditionalGeneration
+from distil_whisper_hf import DistilWhisperForConditionalGeneration, ExpertFileError
 from distil_whisper_hf.evaluation.prediction_metrics import PredictionMetrics
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.collator import SpeechCollator
@@ -36,10 +36,10 @@ def base(tmp_path_factory):
     return save_whisper(tmp_path_factory.mktemp("base"))
 
 
-def student(base, *names: str, **options) -> DistilWhisperForConditionalGeneration:
+def student(base, *names: str, sides: str = "both", **options) -> DistilWhisperForConditionalGeneration:
     model = DistilWhisperForConditionalGeneration.from_pretrained(base, **options)
     for seed, name in enumerate(names):
-        model.add_expert(name, language="it" if name == "sc" else None)
+        model.add_expert(name, language="it" if name == "sc" else None, sides=sides)
         randomize_expert(model, name, seed)
     return model
 
@@ -60,7 +60,9 @@ def arguments(folder, **changes) -> DistilWhisperTrainingArguments:
     return DistilWhisperTrainingArguments(**{**values, **changes})
 
 
-def trained(model, folder, processor, rows, *, teacher=None, train_experts=None, **changes) -> DistilWhisperTrainer:
+def trained(
+    model, folder, processor, rows, *, teacher=None, train_experts=None, resume=None, **changes
+) -> DistilWhisperTrainer:
     trainer = DistilWhisperTrainer(
         model,
         arguments(folder, **changes),
@@ -69,7 +71,7 @@ def trained(model, folder, processor, rows, *, teacher=None, train_experts=None,
         train_experts=train_experts,
         train_dataset=rows,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return trainer
 
 
@@ -195,16 +197,14 @@ def test_mixed_batches_train_each_row_s_own_expert(base, processor, tmp_path):
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
 def test_one_side_trains_and_the_other_is_whisper_s(base, processor, tmp_path, side):
     """Silent: a closed side that trains, opens under noise, or is held to the budget."""
-    model = student(base, "ca", "gl", **CALM)
+    model = student(base, "ca", sides=side, **CALM)
     before = experts_of(model)
     trainer = trained(
-        model, tmp_path, processor, Rows(2), expert_sides=side, train_experts=["ca"], learning_rate=1e-2,
-        warmup_steps=0, gate_noise=5.0, max_steps=2,
+        model, tmp_path, processor, Rows(2), learning_rate=1e-2, warmup_steps=0, gate_noise=5.0, max_steps=2,
+        save_strategy="steps", save_steps=1,
     )  # fmt: skip
     other = {"encoder": "decoder", "decoder": "encoder"}[side]
-    for key, value in experts_of(model).items():
-        changed = not torch.equal(value, before[key])
-        assert changed == (".ca." in key and (f".{side}." in key or "gate_" in key)), key
+    assert all(f".{side}." in key and not torch.equal(value, before[key]) for key, value in experts_of(model).items())
     assert f"gate_{side}_ca" in logged(trainer) and f"gate_{other}_ca" not in logged(trainer)
     batch = SpeechCollator(LabelBuilder(processor.tokenizer))([Rows(2)[0], Rows(2)[1]])
     for training in (True, False):
@@ -213,8 +213,11 @@ def test_one_side_trains_and_the_other_is_whisper_s(base, processor, tmp_path, s
         with torch.no_grad():
             out = model(batch["input_features"], labels=batch["labels"], output_gate_values=True)
         assert max(gates.max().item() for gates in getattr(out, f"{other}_gate_values")) < 1e-6
-    # Only the open side's mean is held to the budget: 0.5 at most, whatever the closed one says.
+    # Only that side's mean is held to the budget: 0.5 at most, whatever the other says.
     assert logged(trainer)["loss_gate"] <= 0.5
+    resumed = student(base, "ca", **CALM)
+    with pytest.raises(ExpertFileError, match="Go on with the same expert_sides"):
+        trained(resumed, tmp_path, processor, Rows(2), resume=tmp_path / "checkpoint-1", max_steps=2)
 
 
 def test_an_expert_is_chosen_by_name_where_the_data_says_so(base, processor, tmp_path):
@@ -230,7 +233,7 @@ def test_each_expert_is_held_to_the_budget(base, processor, tmp_path):
     """Silent: one mean over all rows, where an expert that is always open hides one that never is."""
     model = student(base, "ca", "gl", **CALM, gate_estimator="straight_through")
     for name, bias in (("ca", 1.0), ("gl", -1.0)):
-        for _, layer in model._expert_layers():
+        for _, layer in model._expert_layers(name):
             gate = layer.language_experts[name]
             with torch.no_grad():
                 gate.gate_in.weight.zero_()
@@ -509,7 +512,6 @@ def test_a_teacher_that_is_missing_or_unused_is_refused(base, processor, tmp_pat
     [
         ({"distillation": "l2"}, "distillation must be one of none, kl, js"),
         ({"gate_budget_mode": "both"}, "gate_budget_mode must be one of joint, separate"),
-        ({"expert_sides": "left"}, "expert_sides must be one of both, encoder, decoder"),
         ({"gate_budget": 1.5}, "gate_budget must be between 0 and 1"),
         ({"expert_interpolation": 1.5}, "expert_interpolation must be between 0 and 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
