@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.metrics import UtteranceScore, aggregate, score_utterance
+from ..evaluation.metrics import ErrorCounts, UtteranceScore, aggregate, score_utterance, word_counts
 from ..evaluation.normalization import get_normalizer
 from ..evaluation.significance import compare_systems
 from ..evaluation.uncertainty import error_arrays, make_clusters, rate_interval
@@ -151,7 +151,7 @@ def rates_table(systems: Sequence[System], reference: System | None, trained: se
     """WER with its 95 % interval, CER, loops, the difference from the reference, and what changed elsewhere."""
     header = ["set", "language", "domain", "system", "WER % [95 %]", "CER %", "loops", "clips"]
     header += [f"WER - {reference.name}'s [95 %]"] if reference else []
-    lines = [[*header, "transcripts changed"]]
+    lines = [[*header, "transcripts changed", "words changed %"]]
     base = systems[0] if systems[0].name == BASE else None
     for dataset in systems[0].scores:
         for system in systems:
@@ -164,15 +164,15 @@ def rates_table(systems: Sequence[System], reference: System | None, trained: se
             line.append(str(cell.utterances))
             if reference is not None:
                 line.append(_difference(reference.scores[dataset], scores))
-            changed = ""
+            changed = ("", "")
             if base is not None and other and system is not base:
-                pairs = zip(base.transcripts[dataset], system.transcripts[dataset], strict=True)
-                changed = f"{sum(a != b for a, b in pairs)} of {len(scores)}"
-            lines.append([*line, changed])
+                changed = _changes(base.transcripts[dataset], system.transcripts[dataset])
+            lines.append([*line, *changed])
     normalizers = sorted({score.normalizer for system in systems for s in system.scores.values() for score in s})
     note = (
         f"Normaliser: {', '.join(normalizers)}. Tested in {systems[0].run['test_precision']}. Intervals: studentised "
-        "bootstrap over utterances, which holds for these speakers only."
+        "bootstrap over utterances, which holds for these speakers only. Changed: against plain Whisper's transcripts "
+        "as they are written, so a capital or a comma counts."
     )
     return f"{_markdown(lines)}\n\n{note}"
 
@@ -266,6 +266,13 @@ def _difference(reference: Sequence[UtteranceScore], scores: Sequence[UtteranceS
         return ""
     found = compare_systems(reference, scores, rng=np.random.default_rng(0), by_speaker=False).difference
     return f"{found.estimate:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+
+
+def _changes(before: Sequence[str], after: Sequence[str]) -> tuple[str, str]:
+    """How many transcripts differ, and how many words were inserted, deleted or replaced, in % of those before."""
+    pairs = list(zip(before, after, strict=True))
+    edits = sum((word_counts(*pair) for pair in pairs), ErrorCounts())
+    return f"{sum(old != new for old, new in pairs)} of {len(pairs)}", f"{edits.rate:.1f}"
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

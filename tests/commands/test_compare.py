@@ -57,8 +57,9 @@ def test_systems_stand_beside_each_other(runs, tmp_path, capsys):
     assert rows["calls", "ca-full"][4].startswith("100.0 [")
     assert rows["calls", "ca-full"][8].startswith("+100.0 [")
     assert rows["prompts", "ca-full"][2] == "other language"
-    assert rows["prompts", "ca-full"][9] == "3 of 6"
-    assert rows["prompts", "ca-js"][9] == "0 of 6"
+    # "press on now" for "press one now" in three of six: 3 of 15 words.
+    assert rows["prompts", "ca-full"][9:] == ["3 of 6", "20.0"]
+    assert rows["prompts", "ca-js"][9:] == ["0 of 6", "0.0"]
     assert "| ca-full | 1,234 | 10 | 5.0 |" in printed
     assert "| ca-js | ca | decoder | 0 | 100 | 12 |" in printed
     assert (tmp_path / "out" / "gates.png").stat().st_size > 5000
