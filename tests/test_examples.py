@@ -115,6 +115,22 @@ def test_throughput_benchmark(base, tmp_path):
     assert "equal transcripts: 3 of 3" in printed and "| evaluate, clips/s |" in printed
 
 
+def test_gates_benchmark(tmp_path):
+    """Silent: gates of one run under another's name, or a side left out."""
+    texts = {"domain": "in", "ids": ["a"], "languages": ["ca"], "references": ["bon dia"], "experts": ["bon dia"]}
+    for name, opened in (("ca", 0.25), ("gl", 0.75)):
+        gates = {name: {"encoder": [opened], "decoder": [0.5, 1.0]}}
+        run_of = {"rows": [{"system": "experts"}], "transcripts": {"calls": texts}, "test_precision": "float32"}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scores.json").write_text(json.dumps({**run_of, "gates": gates}))
+    printed = run("benchmarks/gates.py", tmp_path / "ca", tmp_path / "gl", "--output", tmp_path / "gates.png")
+    assert [line for line in printed.splitlines() if "encoder" in line or "decoder" in line] == [
+        "| ca | encoder | 25 |  |", "| ca | decoder | 50 | 100 |",
+        "| gl | encoder | 75 |  |", "| gl | decoder | 50 | 100 |",
+    ]  # fmt: skip
+    assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("kind", ["expert", "full", "lora"])
 def test_interpolation_benchmark_opens_what_lies_between(base, tmp_path, kind):
     """Silent: a run as it is, or the base, under the name of what lies between them."""

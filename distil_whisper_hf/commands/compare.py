@@ -63,12 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.reference is not None and reference is None:
         raise ValueError(f"Expected --reference among the runs ({', '.join(s.name for s in systems)}).")
     languages = trained_languages(systems)
+    gates = gate_shares(systems)
     text = "\n\n".join(
         part
         for part in (
             rates_table(systems, reference, languages),
             cost_table(systems),
-            gate_table(systems),
+            gate_table(gates),
             f"Made by `{command_line('compare', arguments)}`.",
         )
         if part
@@ -76,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "compared.md").write_text(text + "\n", encoding="utf-8")
     print(text)
-    if any(system.run.get("gates") for system in systems):
-        draw_gates(systems, args.output / "gates.png")
+    if gates:
+        draw_gates(gates, args.output / "gates.png")
     if reference is not None:
         for name in reference.run.get("gates", {}):
             about = {} if args.about is None else json.loads(args.about.read_text(encoding="utf-8"))
@@ -188,45 +189,51 @@ def cost_table(systems: Sequence[System]) -> str:
     return _markdown(lines)
 
 
-def gate_table(systems: Sequence[System]) -> str:
-    """Share of open gates in % by layer and side, for every run with experts; empty without one."""
+def gate_shares(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Sequence[float]]]]:
+    """Every expert of the systems, as "run" or "run (expert)", and its share of open gates by side and layer."""
+    found = []
+    for system in systems:
+        gates = {} if system.name == BASE else system.run.get("gates") or {}
+        found += [
+            (system.name if len(gates) == 1 else f"{system.name} ({name})", sides) for name, sides in gates.items()
+        ]
+    return found
+
+
+def gate_table(shares: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str:
+    """Share of open gates in % by layer and side, a line for each expert and side; empty without an expert."""
     rows = [
-        [system.name, name, side, *(f"{100 * share:.0f}" for share in shares)]
-        for system in systems
-        if system.name != BASE
-        for name, sides in system.run.get("gates", {}).items()
-        for side, shares in sides.items()
+        [label, side, *(f"{100 * share:.0f}" for share in layers)]
+        for label, sides in shares
+        for side, layers in sides.items()
     ]
     if not rows:
         return ""
     width = max(map(len, rows))
-    header = ["system", "expert", "side", *(f"layer {number}" for number in range(1, width - 2))]
+    header = ["expert", "side", *(f"layer {number}" for number in range(1, width - 1))]
     return _markdown([header, *([*row, *[""] * (width - len(row))] for row in rows)])
 
 
-def draw_gates(systems: Sequence[System], path: Path) -> None:
-    """A panel for each side: share of open gates by layer, a line for each system and expert."""
+def draw_gates(shares: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
+    """A panel for each side: experts downwards, layers across, in each cell the share of open gates in %."""
     from matplotlib.figure import Figure
 
-    # Okabe and Ito's colours, which colour-blind readers can tell apart; markers differ as well.
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(10, 1.1 + 0.32 * len(shares)), layout="constrained")
+    panels = figure.subplots(1, 2)
     for panel, side in zip(panels, ("encoder", "decoder"), strict=True):
-        number = 0
-        for system in systems:
-            for name, sides in (system.run.get("gates") or {}).items() if system.name != BASE else ():
-                layers = range(1, len(sides[side]) + 1)
-                style = {"color": colours[number % len(colours)], "marker": "os^Dv<>"[number % 7]}
-                panel.plot(layers, [100 * share for share in sides[side]], label=f"{system.name} ({name})", **style)
-                panel.set_xticks(layers)
-                number += 1
-        panel.set_title(side)
+        percent = [[100 * share for share in sides[side]] for _, sides in shares]
+        depth = max(map(len, percent))
+        # Dark from the middle on, where the number in the cell turns white: legible in grey as well.
+        cells = np.array([[*row, *[np.nan] * (depth - len(row))] for row in percent])
+        panel.imshow(cells, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        for row, column in np.argwhere(~np.isnan(cells)):
+            value = cells[row, column]
+            colour = "white" if value > 60 else "black"
+            panel.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize="small")
+        panel.set_xticks(range(depth), [str(layer + 1) for layer in range(depth)])
+        panel.set_yticks(range(len(shares)), [label for label, _ in shares] if side == "encoder" else [])
         panel.set_xlabel("layer")
-        panel.set_ylim(-4, 104)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("open gates, %")
-    panels[1].legend(fontsize="small")
+        panel.set_title(f"{side}: open gates, %")
     figure.savefig(path, dpi=150)
 
 

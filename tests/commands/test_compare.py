@@ -61,7 +61,7 @@ def test_systems_stand_beside_each_other(runs, tmp_path, capsys):
     assert rows["prompts", "ca-full"][9:] == ["3 of 6", "20.0"]
     assert rows["prompts", "ca-js"][9:] == ["0 of 6", "0.0"]
     assert "| ca-full | 1,234 | 10 | 5.0 |" in printed
-    assert "| ca-js | ca | decoder | 0 | 100 | 12 |" in printed
+    assert "| ca-js | decoder | 0 | 100 | 12 |" in printed and "| ca-js | encoder | 25 | 50 |  |" in printed
     assert (tmp_path / "out" / "gates.png").stat().st_size > 5000
     results = json.loads((expert / "results.ca.json").read_text())
     systems = {row["system"] for row in results["rows"]}
