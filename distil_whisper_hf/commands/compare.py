@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation.analysis import capped
 from ..evaluation.metrics import ErrorCounts, UtteranceScore, aggregate, score_utterance, word_counts
 from ..evaluation.normalization import get_normalizer
 from ..evaluation.significance import compare_systems
@@ -150,7 +151,7 @@ def trained_languages(systems: Sequence[System]) -> set[str]:
 
 def rates_table(systems: Sequence[System], reference: System | None, trained: set[str]) -> str:
     """WER with its 95 % interval, CER, loops, the difference from the reference, and what changed elsewhere."""
-    header = ["set", "language", "domain", "system", "WER % [95 %]", "CER %", "loops", "clips"]
+    header = ["set", "language", "domain", "system", "WER % [95 %]", "capped", "CER %", "loops", "clips"]
     header += [f"WER - {reference.name}'s [95 %]"] if reference else []
     lines = [[*header, "transcripts changed", "words changed %"]]
     base = systems[0] if systems[0].name == BASE else None
@@ -161,8 +162,9 @@ def rates_table(systems: Sequence[System], reference: System | None, trained: se
             (cell,) = aggregate(scores, by=())
             other = language not in trained
             domain = "other language" if other else system.domains[dataset]
-            line = [dataset, language, domain, system.name, _rate(scores), f"{cell.cer:.1f}", str(len(cell.loops))]
-            line.append(str(cell.utterances))
+            (limited,) = aggregate([capped(score) for score in scores], by=())
+            rates = [_rate(scores), f"{limited.wer:.1f}", f"{cell.cer:.1f}"]
+            line = [dataset, language, domain, system.name, *rates, str(len(cell.loops)), str(cell.utterances)]
             if reference is not None:
                 line.append(_difference(reference.scores[dataset], scores))
             changed = ("", "")
@@ -172,8 +174,9 @@ def rates_table(systems: Sequence[System], reference: System | None, trained: se
     normalizers = sorted({score.normalizer for system in systems for s in system.scores.values() for score in s})
     note = (
         f"Normaliser: {', '.join(normalizers)}. Tested in {systems[0].run['test_precision']}. Intervals: studentised "
-        "bootstrap over utterances, which holds for these speakers only. Changed: against plain Whisper's transcripts "
-        "as they are written, so a capital or a comma counts."
+        "bootstrap over utterances, which holds for these speakers only. Capped: WER with no clip counted above 100 %, "
+        "so that no single loop decides it. Changed: against plain Whisper's transcripts as they are written, so a "
+        "capital or a comma counts."
     )
     return f"{_markdown(lines)}\n\n{note}"
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, WhisperProcessor
 
+from ..evaluation.analysis import capped
 from ..evaluation.metrics import UtteranceScore, aggregate, score_utterance
 from ..evaluation.normalization import get_normalizer
 from ..training.clips import Clip
@@ -29,6 +30,7 @@ class TestRow:
         domain: "in" or "out".
         language: Whisper's code.
         wer, cer: in %.
+        wer_capped: WER in % with no clip counted above 100 %, so that one endless loop does not decide it.
         insertions, deletions, substitutions: of words.
         loops: hypotheses that repeat a phrase endlessly.
         clips: number of clips, all of them scored.
@@ -40,6 +42,7 @@ class TestRow:
     domain: str
     language: str
     wer: float
+    wer_capped: float
     cer: float
     insertions: int
     deletions: int
@@ -107,7 +110,9 @@ def score(clips: Sequence[Clip], hypotheses: Sequence[str], *, system: str) -> l
 def test_rows(scores: Sequence[UtteranceScore], *, dataset: str, domain: str) -> list[TestRow]:
     """A row for each language of one system's scores on one set."""
     rows = []
-    for cell in aggregate(scores, by=("system", "language")):
+    by = ("system", "language")
+    limited = aggregate([capped(score) for score in scores], by=by)
+    for cell, limited_cell in zip(aggregate(scores, by=by), limited, strict=True):
         counts = cell.words
         rows.append(
             TestRow(
@@ -116,6 +121,7 @@ def test_rows(scores: Sequence[UtteranceScore], *, dataset: str, domain: str) ->
                 domain=domain,
                 language=str(cell.key["language"]),
                 wer=cell.wer,
+                wer_capped=limited_cell.wer,
                 cer=cell.cer,
                 insertions=counts.insertions,
                 deletions=counts.deletions,
@@ -187,13 +193,18 @@ def gate_use(
 
 def table(rows: Sequence[TestRow]) -> str:
     """Rows as Markdown, rates with one decimal."""
-    header = "| set | domain | language | system | WER % | CER % | ins | del | sub | loops | clips |"
-    lines = [header, "|---|---|---|---|---|---|---|---|---|---|---|"]
+    header = "| set | domain | language | system | WER % | capped | CER % | ins | del | sub | loops | clips |"
+    lines = [header, "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
-        names = (row.dataset, row.domain, row.language, row.system, f"{row.wer:.1f}", f"{row.cer:.1f}")
+        names = (row.dataset, row.domain, row.language, row.system)
+        rates = (f"{rate:.1f}" for rate in (row.wer, row.wer_capped, row.cer))
         counts = (row.insertions, row.deletions, row.substitutions, row.loops, row.clips)
-        lines.append("| " + " | ".join(map(str, (*names, *counts))) + " |")
-    return "\n".join([*lines, "", f"Normaliser: {', '.join(sorted({row.normalizer for row in rows}))}."])
+        lines.append("| " + " | ".join(map(str, (*names, *rates, *counts))) + " |")
+    normalizers = ", ".join(sorted({row.normalizer for row in rows}))
+    note = (
+        f"Normaliser: {normalizers}. Capped: WER with no clip counted above 100 %, so that no single loop decides it."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def as_dicts(rows: Sequence[TestRow]) -> list[dict[str, Any]]:

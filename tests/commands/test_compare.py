@@ -55,11 +55,13 @@ def test_systems_stand_beside_each_other(runs, tmp_path, capsys):
     assert rows["calls", "ca-js"][4].startswith("0.0 [0.0") and rows["calls", "ca-js"][2] == "in"
     # "bon dia a tots" for 9 reference words: 1, 4 and 4 errors.
     assert rows["calls", "ca-full"][4].startswith("100.0 [")
-    assert rows["calls", "ca-full"][8].startswith("+100.0 [")
+    # No clip above 100 %: 1, 3 and 2.
+    assert rows["calls", "ca-full"][5] == "66.7"
+    assert rows["calls", "ca-full"][9].startswith("+100.0 [")
     assert rows["prompts", "ca-full"][2] == "other language"
     # "press on now" for "press one now" in three of six: 3 of 15 words.
-    assert rows["prompts", "ca-full"][9:] == ["3 of 6", "20.0"]
-    assert rows["prompts", "ca-js"][9:] == ["0 of 6", "0.0"]
+    assert rows["prompts", "ca-full"][10:] == ["3 of 6", "20.0"]
+    assert rows["prompts", "ca-js"][10:] == ["0 of 6", "0.0"]
     assert "| ca-full | 1,234 | 10 | 5.0 |" in printed
     assert "| ca-js | decoder | 0 | 100 | 12 |" in printed and "| ca-js | encoder | 25 | 50 |  |" in printed
     assert (tmp_path / "out" / "gates.png").stat().st_size > 5000
