@@ -1,6 +1,6 @@
 """Teach a small Whisper Italian: the whole way, from speech to transcripts, without a download.
 
-    python examples/demo.py                    three minutes on two CPU cores
+    python examples/demo.py                    three to four minutes on two CPU cores
     python examples/demo.py --max_steps 100    any flag of `distil-whisper train`, over those of the recipe
 
 It is `distil-whisper train examples/recipes/demo.json`: for a Whisper, a language and speech of your own, only the
