@@ -18,9 +18,9 @@ import torch
 from transformers import pipeline
 
 from distil_whisper_hf.commands.evaluation_sets import read_utterances
-from distil_whisper_hf.evaluation.hypotheses import GenerationSettings, HypothesisStore, transcribe
 from distil_whisper_hf.evaluation.recipes import DatasetSpec
-from distil_whisper_hf.evaluation.systems import SystemSpec, open_system
+from distil_whisper_hf.evaluation.systems.hypotheses import GenerationSettings, HypothesisStore, transcribe
+from distil_whisper_hf.evaluation.systems.opening import SystemSpec, open_system
 
 
 def main(arguments: list[str] | None = None) -> None:

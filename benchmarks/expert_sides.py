@@ -12,16 +12,16 @@ import torch
 from transformers import AutoProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
-from distil_whisper_hf.commands.programs import sample
-from distil_whisper_hf.commands.scoring import TestRow, table, test_model
-from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
-from distil_whisper_hf.training.labels import LabelBuilder
+from distil_whisper_hf.commands.final_scores import ScoreRow, score_model, table
+from distil_whisper_hf.commands.runs import sample
+from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.data.sources import SpeechArguments, read_speech
 
 
 @torch.no_grad()
 def close_gates(model: DistilWhisperForConditionalGeneration, name: str, side: str) -> None:
     """Leave an expert out of the layers of one side: the logit of every gate there is negative."""
-    for layer_name, layer in model._expert_layers(name):
+    for layer_name, layer in model.expert_layers(name):
         if layer_name.startswith(side):
             expert = layer.language_experts[name]
             expert.gate_in.weight.zero_()
@@ -47,14 +47,14 @@ def main() -> None:
     )  # fmt: skip
     speech = read_speech(arguments, LabelBuilder(processor.tokenizer), processor.feature_extractor)
     sets = {name: sample(clips, args.clips) for name, clips in speech.test_sets.items()}
-    rows: list[TestRow] = []
+    rows: list[ScoreRow] = []
     for system, closed in (("both sides", None), ("encoder alone", "decoder"), ("decoder alone", "encoder")):
         model = DistilWhisperForConditionalGeneration.from_pretrained(args.base)
         model.load_expert(args.language, args.run)
         if closed is not None:
             close_gates(model, args.language, closed)
         model = model.to(getattr(torch, args.precision))
-        found, _ = test_model(
+        found, _ = score_model(
             model, processor, sets, system=system, out_of_domain=speech.out_of_domain, max_new_tokens=160
         )
         rows += found

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
-from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
+from distil_whisper_hf.data.joining import join_clips
+from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.data.sources import SpeechArguments, read_speech
 from distil_whisper_hf.training.collator import SpeechCollator
-from distil_whisper_hf.training.joining import join_clips
-from distil_whisper_hf.training.labels import LabelBuilder
+from distil_whisper_hf.training.datasets import RowMaker, SpeechDataset
 from distil_whisper_hf.training.losses import cross_entropy
-from distil_whisper_hf.training.speech_datasets import RowMaker, SpeechDataset
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ OTHER = "el"
 IMPORTS = """
 import torch, distil_whisper_hf
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
-from distil_whisper_hf.listing import list_experts
+from distil_whisper_hf.publishing.listing import list_experts
 from transformers import AutoProcessor, pipeline
 """
 TRAINED = """

@@ -36,7 +36,7 @@ def set_half_open(model: DistilWhisperForConditionalGeneration, name: str, input
     """Random gates whose logits have their median at 0: one hidden unit, always 1, carries the offset."""
     torch.manual_seed(0)
     prompt = torch.tensor([prompt_of(model, LANGUAGE)])
-    for layer_name, layer in model._expert_layers(name):
+    for layer_name, layer in model.expert_layers(name):
         expert = layer.language_experts[name]
         expert.gate_in.weight.normal_(std=0.1)
         expert.gate_out.weight.normal_()

@@ -16,10 +16,10 @@ from transformers import AutoProcessor, PreTrainedModel, WhisperForConditionalGe
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.checkpoints import expert_filename
-from distil_whisper_hf.commands.programs import sample
-from distil_whisper_hf.commands.scoring import TestRow, table, test_model
-from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
-from distil_whisper_hf.training.labels import LabelBuilder
+from distil_whisper_hf.commands.final_scores import ScoreRow, score_model, table
+from distil_whisper_hf.commands.runs import sample
+from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.data.sources import SpeechArguments, read_speech
 
 
 @torch.no_grad()
@@ -65,11 +65,11 @@ def main() -> None:
     )  # fmt: skip
     speech = read_speech(arguments, LabelBuilder(processor.tokenizer), processor.feature_extractor)
     sets = {name: sample(clips, args.clips) for name, clips in speech.test_sets.items()}
-    rows: list[TestRow] = []
+    rows: list[ScoreRow] = []
     for run in args.runs:
         for weight in args.weights:
             model = opened(run, args.base, args.language, weight).to(getattr(torch, args.precision))
-            found, _ = test_model(
+            found, _ = score_model(
                 model, processor, sets, system=f"{run.name} {weight:g}", out_of_domain=speech.out_of_domain,
                 max_new_tokens=args.max_new_tokens,
             )  # fmt: skip

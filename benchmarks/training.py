@@ -20,12 +20,12 @@ from transformers import AutoProcessor, TrainerCallback, WhisperForConditionalGe
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.commands.baseline import BaselineArguments, with_adapters
-from distil_whisper_hf.commands.programs import RunArguments, training_rows
-from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
+from distil_whisper_hf.commands.runs import RunArguments, training_rows
+from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.data.sources import SpeechArguments, read_speech
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.collator import SpeechCollator
-from distil_whisper_hf.training.labels import LabelBuilder
-from distil_whisper_hf.training.speech_datasets import SpeechDataset
+from distil_whisper_hf.training.datasets import SpeechDataset
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 from distil_whisper_hf.training.teacher import Teacher
 from distil_whisper_hf.training.trainer import DistilWhisperTrainer

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -25,10 +24,11 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .configuration_distil_whisper import EXPERT_SIDES, DistilWhisperConfig, check_expert_name, check_sides
+from .languages import WHISPER_LANGUAGES
+from .original_release import original_filename, read_original_expert
 
 FORMAT_VERSION = "1"
 PREFIX = "distil_whisper."
@@ -41,18 +41,6 @@ GEOMETRY = (
     "gate_dim",
     "activation_function",
 )
-# Per layer: parameter of the expert -> its key in the original release, where {} stands for the language's name.
-ORIGINAL_KEYS = {
-    "fc1.weight": "proj.{}.fc1.weight",
-    "fc1.bias": "proj.{}.fc1.bias",
-    "fc2.weight": "proj.{}.fc2.weight",
-    "fc2.bias": "proj.{}.fc2.bias",
-    "gate_in.weight": "gate_in.{}.weight",
-    "gate_in.bias": "gate_in.{}.bias",
-    "gate_out.weight": "gate_out.{}.weight",
-}
-# The shared path of an original base checkpoint, renamed to Whisper's own keys while it is read.
-ORIGINAL_BASE_KEYS = {r"\.ffn_clsr\.proj\.shared\.": "."}
 FINGERPRINT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FINGERPRINT_SAMPLES = 1024
 # A file beside the index that names it, and nowhere else.
@@ -86,11 +74,6 @@ class ExpertFile:
 def expert_filename(name: str) -> str:
     """File name of an expert: "ca" -> "expert.ca.safetensors"."""
     return f"expert.{check_expert_name(name)}.safetensors"
-
-
-def original_filename(name: str) -> str | None:
-    """File name of an expert in the original release, where languages go by English name; None if it has none."""
-    return f"expert.{LANGUAGES[name]}.bin" if name in LANGUAGES else None
 
 
 def expert_shapes(config: DistilWhisperConfig, sides: str = "both") -> dict[str, tuple[int, ...]]:
@@ -162,7 +145,7 @@ def read_expert(name: str, source: str | os.PathLike, config: DistilWhisperConfi
     """
     path = find_expert(name, source, **hub)
     if path is not None:
-        expert = _read_original(name, path, config) if path.suffix == ".bin" else _read_safetensors(name, path, config)
+        expert = _read_original(name, path) if path.suffix == ".bin" else _read_safetensors(name, path, config)
     else:
         path = Path(source)
         expert = _read_checkpoint(name, source, **hub)
@@ -268,24 +251,12 @@ def _read_safetensors(name: str, path: Path, config: DistilWhisperConfig) -> Exp
     )
 
 
-def _read_original(name: str, path: Path, config: DistilWhisperConfig) -> ExpertFile:
+def _read_original(name: str, path: Path) -> ExpertFile:
     try:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ExpertFileError(
-            f"{path}: expected tensors only, as the original release has them, got what cannot be read safely: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}."
-        ) from error
-    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
-        raise ExpertFileError(f"{path}: expected tensors by name, got {type(state_dict).__name__}.")
-    language = path.name.removeprefix("expert.").removesuffix(".bin")
-    renamed = {}
-    for key in expert_shapes(config):
-        layer, parameter = key.rsplit(".", 2)[0], ".".join(key.rsplit(".", 2)[1:])
-        original = f"model.{layer}.ffn_clsr.{ORIGINAL_KEYS[parameter].format(language)}"
-        if original in state_dict:
-            renamed[key] = state_dict.pop(original)
-    return ExpertFile(name, name if name in LANGUAGES else None, {**renamed, **state_dict})
+        tensors = read_original_expert(path)
+    except ValueError as error:
+        raise ExpertFileError(f"{path}: {error}") from error
+    return ExpertFile(name, name if name in WHISPER_LANGUAGES else None, tensors)
 
 
 def _read_checkpoint(name: str, source: str | os.PathLike, **hub: Any) -> ExpertFile:

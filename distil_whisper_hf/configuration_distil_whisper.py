@@ -9,23 +9,15 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import GenerationConfig, WhisperConfig
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+from .languages import WHISPER_LANGUAGES
+from .original_release import our_config
 
 # 99 languages; large-v3 and turbo have <|yue|> as their hundredth, and one token more.
 MULTILINGUAL_VOCABULARY_SIZES = {51865: 99, 51866: 100}
 # What an expert's entry may say under `sides` -> the stacks whose layers it has a network and gate in.
 EXPERT_SIDES = {"both": ("encoder", "decoder"), "encoder": ("encoder",), "decoder": ("decoder",)}
 EXPERT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-# Fields of the original release's configuration (naver/multilingual-distilwhisper) -> ours; None: read and dropped.
-ORIGINAL_FIELDS = {
-    "clsr_gate_dim": "gate_dim",
-    "skip_gate_prob": "skip_gate_probability",
-    "clsr_langs": None,
-    "clsr_max_steps": None,
-    "clsr_residual": None,
-    "gate_budget": None,
-    "use_gate_budget": None,
-}
 
 
 @strict
@@ -92,13 +84,13 @@ class DistilWhisperConfig(WhisperConfig):
                 "model_type": cls.model_type,
                 "base_model_name_or_path": str(pretrained_model_name_or_path),
             }
-        return _without_generation_parameters(cls, _from_original(config_dict)), kwargs
+        return _without_generation_parameters(cls, our_config(config_dict)), kwargs
 
     @property
     def language_token_ids(self) -> dict[str, int]:
         """Language code -> token id in a multilingual Whisper vocabulary; empty for any other vocabulary."""
         count = MULTILINGUAL_VOCABULARY_SIZES.get(self.vocab_size, 0)
-        return {code: self.decoder_start_token_id + 1 + i for i, code in enumerate(list(LANGUAGES)[:count])}
+        return {code: self.decoder_start_token_id + 1 + i for i, code in enumerate(list(WHISPER_LANGUAGES)[:count])}
 
     @property
     def task_token_ids(self) -> dict[str, int]:
@@ -142,29 +134,6 @@ def check_sides(sides: str) -> str:
     if not isinstance(sides, str) or sides not in EXPERT_SIDES:
         raise ValueError(f"Expected an expert's sides to be one of {', '.join(EXPERT_SIDES)}, got {sides!r}.")
     return sides
-
-
-def language_code(language: str) -> str:
-    """Whisper's code of a language given by code, English name or token: "ca", "Catalan", "<|ca|>" -> "ca"."""
-    code = language.lower().removeprefix("<|").removesuffix("|>")
-    code = TO_LANGUAGE_CODE.get(code, code)
-    if code not in LANGUAGES:
-        raise ValueError(
-            f"Expected a language that Whisper has a token for, got {language!r}. One of: {list(LANGUAGES)}"
-        )
-    return code
-
-
-def _from_original(config_dict: dict[str, Any]) -> dict[str, Any]:
-    if "clsr_langs" not in config_dict:
-        return config_dict
-    if config_dict.get("clsr_residual"):
-        raise ValueError("Expected an original checkpoint with `clsr_residual` false, got true: no release has it.")
-    converted = {key: value for key, value in config_dict.items() if key not in ORIGINAL_FIELDS}
-    for theirs, ours in ORIGINAL_FIELDS.items():
-        if ours is not None and theirs in config_dict:
-            converted[ours] = config_dict[theirs]
-    return converted
 
 
 def _without_generation_parameters(cls: type, config_dict: dict[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,43 @@
-"""What one does with experts: add, load, save, interpolate, remove, and let them train."""
+"""What one does with experts: add, load, save, interpolate, remove, push, and let them train."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import CommitInfo
 from torch import nn
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from .checkpoints import ExpertFile, check_base, fingerprint_base, read_expert, write_expert
-from .configuration_distil_whisper import EXPERT_SIDES, check_expert_name, check_sides, language_code
+from .configuration_distil_whisper import EXPERT_SIDES, check_expert_name, check_sides
+from .languages import language_code
+
+# What stands for plain Whisper where an expert is named.
+SHARED = "shared"
 
 
 def is_expert_key(key: str) -> bool:
     """Whether a state-dict key belongs to an expert (the others are plain Whisper's)."""
     return ".language_experts." in key
+
+
+def _pushing() -> tuple[Any, Any, Any]:
+    """What pushes experts, what pushes models, and their options."""
+    # By its absolute name and in a `try`: remote code is copied with what it imports relatively, and what publishes is
+    # no part of it.
+    try:
+        from distil_whisper_hf.publishing.push import PushOptions
+        from distil_whisper_hf.publishing.release import push_experts, push_model
+    except ImportError as error:
+        raise ImportError(
+            "Expected the package distil_whisper_hf, to push to the Hub: the code in a repository only opens models. "
+            "Install the package."
+        ) from error
+    return push_experts, push_model, PushOptions
 
 
 class ExpertVerbsMixin:
@@ -27,6 +47,21 @@ class ExpertVerbsMixin:
     def expert_names(self) -> tuple[str, ...]:
         """Names of the loaded experts; `expert_ids` are indices into it."""
         return tuple(self.config.language_experts)
+
+    def expert_index(self, name: str) -> int:
+        """Index of a loaded expert, as `expert_ids` have it; -1 for "shared", the shared path.
+
+        Raises:
+            KeyError: an expert that is not loaded.
+        """
+        if name == SHARED:
+            return -1
+        if name not in self.expert_names:
+            raise KeyError(
+                f"Expected a loaded expert, got {name!r}. Loaded: {', '.join(self.expert_names) or 'none'}. "
+                f"Call model.load_expert({name!r}, ...) first."
+            )
+        return self.expert_names.index(name)
 
     def add_expert(self, name: str, language: str | None = None, *, sides: str = "both") -> None:
         """Add a new expert: a copy of the shared path in every layer, its gates at their start.
@@ -88,11 +123,12 @@ class ExpertVerbsMixin:
 
     def save_expert(self, name: str, folder: str | os.PathLike) -> Path:
         """Write one expert as `expert.<name>.safetensors` into `folder` (made if needed); returns its path."""
-        return write_expert(self._expert_file(name), folder, self.config)
+        return write_expert(self.expert_file(name), folder, self.config)
 
-    def _expert_file(self, name: str) -> ExpertFile:
+    def expert_file(self, name: str) -> ExpertFile:
+        """What `save_expert` writes: a loaded expert's tensors and what its file says about it."""
         self._check_loaded(name)
-        prefixes = {f"{layer}.language_experts.{name}.": f"{layer}." for layer, _ in self._expert_layers(name)}
+        prefixes = {f"{layer}.language_experts.{name}.": f"{layer}." for layer, _ in self.expert_layers(name)}
         state_dict = self.base_model.state_dict()
         tensors = {
             short + key.removeprefix(prefix): state_dict[key]
@@ -114,7 +150,7 @@ class ExpertVerbsMixin:
     def remove_expert(self, name: str) -> None:
         """Forget an expert; the others stay as they are."""
         self._check_loaded(name)
-        for _, layer in self._expert_layers(name):
+        for _, layer in self.expert_layers(name):
             del layer.language_experts[name]
         del self.config.language_experts[name]
 
@@ -137,11 +173,84 @@ class ExpertVerbsMixin:
         if not 0.0 <= weight <= 1.0:
             raise ValueError(f"Expected a weight between 0 and 1, got {weight}.")
         self._check_unquantized("Interpolate on the unquantised base, save the expert, then `load_expert` it.")
-        for _, layer in self._expert_layers(name):
+        for _, layer in self.expert_layers(name):
             layer.language_experts[name].interpolate(layer.fc1, layer.fc2, weight)
         entry = self.config.language_experts[name]
         training = entry.get("training") or {}
         entry["training"] = {**training, "interpolation": training.get("interpolation", 1.0) * weight}
+
+    def push_expert_to_hub(
+        self,
+        repo_id: str,
+        name: str | Iterable[str],
+        *,
+        processor: Any = None,
+        results: str | os.PathLike | Mapping[str, Any] | None = None,
+        base_model: str | None = None,
+        with_code: bool = True,
+        **options: Any,
+    ) -> CommitInfo:
+        """Push experts, without the base: their files, configuration, processor and card, in one commit.
+
+        Experts that the repository holds already stay as they are, and the card is made for all of them.
+
+        Args:
+            repo_id: "user/name" on the Hub; made if it is not there.
+            name: one expert, or several.
+            processor: None takes the base's.
+            results: measured figures for the card: a JSON file or its content (see `publishing.measured_results`); for
+                several experts a mapping from their names.
+            base_model: the base's name on the Hub, where it was opened from a local folder.
+            with_code: add the model's code (some 150 kB), so that `trust_remote_code=True` opens the repository where
+                this package is not installed. With the package it is never run.
+            options: `private`, `revision`, `create_pr`, `commit_message`, `commit_description` and `token`, the fields
+                of `publishing.push.PushOptions`.
+
+        Raises:
+            KeyError: an expert that is not loaded.
+            ValueError: no public name of the base, or results that are not as they should be.
+            HubPushError: the push failed; nothing there has changed, and the message says how to go on.
+        """
+        push_experts, _, push_options = _pushing()
+        return push_experts(
+            self,
+            repo_id,
+            name,
+            options=push_options(**options),
+            processor=processor,
+            results=results,
+            base_model=base_model,
+            with_code=with_code,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        processor: Any = None,
+        results: Mapping[str, Any] | None = None,
+        base_model: str | None = None,
+        with_code: bool = True,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+        **options: Any,
+    ) -> CommitInfo:
+        """Push base and experts, with configuration, processor and card, in one commit.
+
+        Arguments and errors are those of `push_expert_to_hub`; `results` is by expert name, `max_shard_size` as for
+        `save_pretrained`. `tags` is there for transformers' callers; the card has its own.
+        """
+        _, push_model, push_options = _pushing()
+        return push_model(
+            self,
+            repo_id,
+            options=push_options(**options),
+            processor=processor,
+            results=results,
+            base_model=base_model,
+            with_code=with_code,
+            max_shard_size=max_shard_size,
+        )
 
     def freeze_shared(self) -> None:
         """Let only experts and their gates train; everything that plain Whisper has is frozen."""
@@ -155,7 +264,7 @@ class ExpertVerbsMixin:
         tensors = self.base_model.named_parameters()
         return fingerprint_base((name, tensor) for name, tensor in tensors if not is_expert_key(name))
 
-    def _expert_layers(self, name: str) -> Iterator[tuple[str, nn.Module]]:
+    def expert_layers(self, name: str) -> Iterator[tuple[str, nn.Module]]:
         """Every layer that a loaded expert is in, under the name that expert files use: "encoder.layers.0", ..."""
         return self._layers(self.config.expert_sides(name))
 
@@ -168,8 +277,10 @@ class ExpertVerbsMixin:
         # The layer norm is never quantised, so it tells where and in which type the layer computes.
         where = layer.final_layer_norm.weight
         prefix = layer_name + "."
+        # Copies: a tensor in a mapped file is aligned as the file's header leaves it, and kernels round by that; nor
+        # may what happens to the file later happen to the model.
         tensors = {
-            key.removeprefix(prefix): tensor.to(where.device, where.dtype)
+            key.removeprefix(prefix): tensor.to(where.device, where.dtype, copy=True)
             for key, tensor in file.tensors.items()
             if key.startswith(prefix)
         }

@@ -1,11 +1,5 @@
-"""Generation: the expert of every row, from its prompt or by name, carried through Whisper's own decoding.
-
-Whisper's `generate` cuts long audio into windows, drops rows that are finished, retries rows at higher temperature and
-multiplies rows for beams, so a list of experts given once would soon belong to other rows. The decoder prompt is the
-one thing that travels with its row through all of it. A row's expert is therefore read from its prompt; where a caller
-chooses experts by name, the choice is written into the prompt's start token, and read and removed again just before
-the encoder runs (`mark_experts`, `read_marks`).
-"""
+"""Generation: the expert of every row, from its prompt or by name, carried through Whisper's own decoding (see
+`routing`)."""
 
 from __future__ import annotations
 
@@ -15,28 +9,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
-from .configuration_distil_whisper import language_code
-
-SHARED = "shared"
-
-
-def mark_experts(decoder_input_ids: torch.Tensor, choices: list[int | None], vocab_size: int) -> torch.Tensor:
-    """Write each row's chosen expert into its first token.
-
-    Args:
-        decoder_input_ids: `(batch, tokens)`, int64, beginning with `<|startoftranscript|>`.
-        choices: per row: index of an expert, -1 for the shared path, None to let the language token decide.
-        vocab_size: marks are multiples of it, so that a marked token is none of the vocabulary.
-    """
-    marks = torch.tensor([0 if choice is None else (choice + 2) * vocab_size for choice in choices])
-    marked = decoder_input_ids.clone()
-    marked[:, 0] += marks.to(marked)
-    return marked
-
-
-def read_marks(decoder_input_ids: torch.Tensor, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Undo `mark_experts`: the plain prompt, and per row index + 2 of the chosen expert (1: shared, 0: not chosen)."""
-    return decoder_input_ids % vocab_size, (decoder_input_ids // vocab_size).amax(dim=1)
+from .languages import language_code
+from .routing import mark_experts
 
 
 class DistilWhisperGenerationMixin(WhisperGenerationMixin):
@@ -73,17 +47,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         names = [expert] * batch_size if isinstance(expert, str) else list(expert)
         if len(names) != batch_size:
             raise ValueError(f"Expected one expert for each of {batch_size} rows, got {len(names)}: {names}.")
-        return [None if name is None else self._expert_index(name) for name in names]
-
-    def _expert_index(self, name: str) -> int:
-        if name == SHARED:
-            return -1
-        if name not in self.expert_names:
-            raise KeyError(
-                f"Expected a loaded expert, got {name!r}. Loaded: {', '.join(self.expert_names) or 'none'}. "
-                f"Call model.load_expert({name!r}, ...) first."
-            )
-        return self.expert_names.index(name)
+        return [None if name is None else self.expert_index(name) for name in names]
 
     # Adds to the prompts that Whisper has made: the language of an expert chosen by name, and that choice itself.
     def _retrieve_init_tokens(

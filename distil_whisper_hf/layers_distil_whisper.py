@@ -11,7 +11,8 @@ from transformers.cache_utils import Cache
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 from .configuration_distil_whisper import DistilWhisperConfig
-from .language_experts import ExpertRouting, LanguageExpert, LanguageExperts
+from .language_experts import LanguageExpert, LanguageExperts
+from .routing import ExpertRouting
 
 
 class _FeedForwardExpertsMixin:

@@ -28,12 +28,12 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_distil_whisper import DistilWhisperConfig
 from .expert_verbs import ExpertVerbsMixin
-from .generation_distil_whisper import DistilWhisperGenerationMixin, read_marks
-from .language_experts import ExpertRouting, GateLinear, LanguageExperts, route_by_prompt
+from .generation_distil_whisper import DistilWhisperGenerationMixin
+from .language_experts import GateLinear, LanguageExperts
 from .layers_distil_whisper import DistilWhisperDecoderLayer, DistilWhisperEncoderLayer
 from .pipeline_distil_whisper import install_pipeline
 from .pretrained import PretrainedMixin
-from .publishing import PublishingMixin
+from .routing import ExpertRouting, read_marks, route_by_prompt
 
 
 @dataclass
@@ -149,9 +149,7 @@ class DistilWhisperDecoder(DistilWhisperPreTrainedModel, WhisperDecoder):
         return super().forward(input_ids, attention_mask, encoder_hidden_states, routing=routing, **kwargs)
 
 
-class DistilWhisperModel(
-    PublishingMixin, PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrainedModel, WhisperModel
-):
+class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrainedModel, WhisperModel):
     """The bare encoder and decoder with language experts."""
 
     def __init__(self, config: DistilWhisperConfig) -> None:
@@ -242,7 +240,6 @@ class DistilWhisperModel(
 
 
 class DistilWhisperForConditionalGeneration(
-    PublishingMixin,
     PretrainedMixin,
     ExpertVerbsMixin,
     DistilWhisperGenerationMixin,

@@ -21,10 +21,11 @@ from transformers.utils import (
     cached_file,
 )
 
-from .checkpoints import ORIGINAL_BASE_KEYS, ExpertFileError, expert_filename, find_expert
+from .checkpoints import ExpertFileError, expert_filename, find_expert
 from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name
 from .expert_verbs import is_expert_key
 from .generation_distil_whisper import complete_generation_config
+from .original_release import BASE_KEYS
 
 PUSH_ARGUMENTS = (
     "repo_id",
@@ -95,7 +96,7 @@ class PretrainedMixin:
             )
         stored = config.language_experts
         config.language_experts = {name: stored[name] for name in inside}
-        kwargs["key_mapping"] = {**ORIGINAL_BASE_KEYS, **(kwargs.get("key_mapping") or {})}
+        kwargs["key_mapping"] = {**BASE_KEYS, **(kwargs.get("key_mapping") or {})}
         model, info = super().from_pretrained(
             base, *model_args, config=config, output_loading_info=True, **{**kwargs, **base_hub}
         )

@@ -67,7 +67,7 @@ def save_whisper(folder: Path, seed: int = 0, **changes) -> Path:
 def randomize_expert(model, name: str, seed: int) -> None:
     """Make an expert that differs from the shared path and opens its gates for about half of the tokens."""
     generator = torch.Generator().manual_seed(seed)
-    for _, layer in model._expert_layers(name):
+    for _, layer in model.expert_layers(name):
         expert = layer.language_experts[name]
         with torch.no_grad():
             for parameter in expert.parameters():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from distil_whisper_hf.training.text import text_key
+from distil_whisper_hf.data.text import text_key
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "examples" / "demo_data"

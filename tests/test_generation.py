@@ -16,7 +16,7 @@ from models import (
 )
 from transformers import WhisperForConditionalGeneration
 
-from distil_whisper_hf.generation_distil_whisper import mark_experts, read_marks
+from distil_whisper_hf.routing import mark_experts, read_marks
 
 TOKENS = {"max_new_tokens": 8}
 

@@ -191,7 +191,7 @@ def test_gates_start_at_zero_when_a_configuration_builds_them(whisper_folder):
     """Silent: transformers' weight initialisation redrawing the gates."""
     model = with_experts(whisper_folder, "ca")
     fresh = DistilWhisperForConditionalGeneration(model.config)
-    for _, layer in fresh._expert_layers("ca"):
+    for _, layer in fresh.expert_layers("ca"):
         expert = layer.language_experts["ca"]
         assert expert.gate_out.weight.eq(0).all() and expert.gate_in.bias.eq(0).all()
         assert 0.005 < float(expert.gate_in.weight.detach().std()) < 0.02

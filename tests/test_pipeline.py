@@ -34,8 +34,9 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from distil_whisper_hf import pipeline_distil_whisper
-from distil_whisper_hf.pipeline_distil_whisper import DistilWhisperASRPipeline, install_pipeline, load_audio
+from distil_whisper_hf import audio_input, pipeline_distil_whisper
+from distil_whisper_hf.audio_input import load_audio
+from distil_whisper_hf.pipeline_distil_whisper import DistilWhisperASRPipeline, install_pipeline
 
 RATE = 16000
 GREEDY = {"num_beams": 1, "max_new_tokens": 6, "device": "cpu"}
@@ -431,9 +432,7 @@ def test_waveforms_are_resampled_and_mixed(as_tensor: bool) -> None:
 def test_other_formats_go_on_to_ffmpeg(pipe: DistilWhisperASRPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Failure: m4a worked with Whisper and does not here."""
     asked = []
-    monkeypatch.setattr(
-        pipeline_distil_whisper, "ffmpeg_read", lambda content, rate: asked.append((content, rate)) or tone(2)
-    )
+    monkeypatch.setattr(audio_input, "ffmpeg_read", lambda content, rate: asked.append((content, rate)) or tone(2))
     assert pipe(b"another format") == pipe(tone(2))
     assert asked == [(b"another format", RATE)]
 
@@ -582,7 +581,7 @@ def test_installing_again_changes_nothing(model: StandIn, processor: WhisperProc
     install_pipeline()
     assert AutomaticSpeechRecognitionPipeline.__new__ is installed
 
-    name = "a_second_copy_of_pipeline_distil_whisper"
+    name = "distil_whisper_hf.a_second_copy_of_pipeline_distil_whisper"
     spec = importlib.util.spec_from_file_location(name, pipeline_distil_whisper.__file__)
     second = importlib.util.module_from_spec(spec)
     sys.modules[name] = second

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from distil_whisper_hf.evaluation.quantization import LoadedAudio
+from distil_whisper_hf.evaluation.systems.costs import LoadedAudio
 from distil_whisper_hf.evaluation.utterances import Utterance
 
 

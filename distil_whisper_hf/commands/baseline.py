@@ -12,12 +12,12 @@ from pathlib import Path
 
 from transformers import WhisperForConditionalGeneration
 
-from ..evaluation.prediction_metrics import PredictionMetrics
+from ..data.sources import SpeechArguments
+from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..training.arguments import SpeechTrainingArguments
-from ..training.speech_datasets import RowMaker, SpeechDataset
+from ..training.datasets import RowMaker, SpeechDataset
 from ..training.speech_trainer import SpeechTrainer
-from .programs import RunArguments, command_line, finish, parse, prepare, report, train, training_rows
-from .speech import SpeechArguments
+from .runs import RunArguments, command_line, finish, parse, prepare, report, train, training_rows
 
 
 @dataclass

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.analysis import capped
-from ..evaluation.metrics import ErrorCounts, UtteranceScore, aggregate, score_utterance, word_counts
-from ..evaluation.normalization import get_normalizer
-from ..evaluation.significance import compare_systems
-from ..evaluation.uncertainty import error_arrays, make_clusters, rate_interval
-from ..results import read_results
-from .programs import command_line
-from .speech import write_json
+from ..data.sources import write_json
+from ..evaluation.report.analysis import capped
+from ..evaluation.scores.metrics import ErrorCounts, UtteranceScore, aggregate, score_utterance, word_counts
+from ..evaluation.scores.normalization import get_normalizer
+from ..evaluation.statistics.intervals import error_arrays, make_clusters, rate_interval
+from ..evaluation.statistics.paired import compare_systems
+from ..publishing.measured_results import read_results
+from .runs import command_line
 
 BASE = "whisper"
 

@@ -69,9 +69,10 @@ def convert(
     """
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    from ..checkpoints import original_filename, read_expert, write_expert
+    from ..checkpoints import read_expert, write_expert
     from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
-    from ..publishing import write_experts
+    from ..original_release import original_filename
+    from ..publishing.release import write_experts
 
     if output.exists():
         raise FileExistsError(f"Expected a folder to make, {str(output)!r} is there already. Move it away first.")
@@ -163,7 +164,7 @@ def original_tensors(source: Path, name: str) -> tuple[dict[str, torch.Tensor], 
     import torch
     from safetensors.torch import load_file
 
-    from ..checkpoints import original_filename
+    from ..original_release import original_filename
 
     shared = {}
     for path in sorted(source.glob("model*.safetensors")):

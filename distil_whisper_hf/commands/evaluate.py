@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from ..evaluation.gates import GateUse
-    from ..evaluation.hypotheses import Hypothesis
-    from ..evaluation.quantization import Cost
     from ..evaluation.recipes import Recipe
-    from ..evaluation.report import Report
+    from ..evaluation.report.document import Report
+    from ..evaluation.systems.costs import Cost
+    from ..evaluation.systems.gates import GateUse
+    from ..evaluation.systems.hypotheses import Hypothesis
     from ..evaluation.utterances import Utterance
 
 # They say the same at every call or batch.
@@ -178,11 +178,11 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
     Written: `hypotheses/*.jsonl`, `costs.json`, `gates.json`, `scores.jsonl` (utterances), `results.jsonl` (tables),
     `figures/*.png` and `report.md`. All but the hypotheses, costs and gates are made anew from these each time.
     """
-    from ..evaluation.analysis import analyse, score_all
-    from ..evaluation.figures import draw_figures
-    from ..evaluation.hypotheses import HypothesisStore, store_path, transcribe
-    from ..evaluation.report import Report, render
-    from ..evaluation.trends import find_trends
+    from ..evaluation.report.analysis import analyse, score_all
+    from ..evaluation.report.document import Report, render
+    from ..evaluation.report.figures import draw_figures
+    from ..evaluation.report.trends import find_trends
+    from ..evaluation.systems.hypotheses import HypothesisStore, store_path, transcribe
 
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -213,9 +213,9 @@ def _costs(
     recipe: Recipe, utterances: Sequence[Utterance], answers: dict[str, dict[str, Hypothesis]], path: Path
 ) -> list[Cost]:
     """Costs of all systems from one run: measured if the file does not have just these systems and clips."""
-    from ..evaluation.hypotheses import utterance_key
-    from ..evaluation.quantization import Cost, measure_costs
-    from ..evaluation.systems import system_digest
+    from ..evaluation.systems.costs import Cost, measure_costs
+    from ..evaluation.systems.hypotheses import utterance_key
+    from ..evaluation.systems.opening import system_digest
 
     first = answers[recipe.systems[0].name]
     usable = [one for one in utterances if first[one.full_id].outcome == "ok" and (one.seconds or 0.0) <= 30.0]
@@ -243,10 +243,10 @@ def _gates(
     recipe: Recipe, utterances: Sequence[Utterance], answers: dict[str, dict[str, Hypothesis]], path: Path
 ) -> list[GateUse]:
     """Gate use of systems with experts, and flips against their float32 model; kept like the costs."""
-    from ..evaluation.gates import GateUse, gate_use, record_decisions
-    from ..evaluation.hypotheses import utterance_key
     from ..evaluation.recipes import choose
-    from ..evaluation.systems import open_system, system_digest
+    from ..evaluation.systems.gates import GateUse, gate_use, record_decisions
+    from ..evaluation.systems.hypotheses import utterance_key
+    from ..evaluation.systems.opening import open_system, system_digest
 
     specs = [spec for spec in recipe.systems if spec.has_experts]
     if not specs:

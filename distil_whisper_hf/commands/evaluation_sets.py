@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..data.audio import AudioError, AudioSource, audio_digest, audio_seconds, read_audio
+from ..data.clips import Clip
+from ..data.columns import Columns
+from ..data.hub_datasets import load_hub_dataset, read_dataset
+from ..data.manifests import read_common_voice, read_folder, read_manifest
 from ..evaluation.recipes import DatasetSpec, choose
 from ..evaluation.utterances import SAMPLING_RATE, AudioUnreadable, Samples, Utterance, unique_ids
-from ..training.audio import AudioError, AudioSource, audio_digest, audio_seconds, read_audio
-from ..training.clips import Clip
-from ..training.columns import Columns
-from ..training.hub_datasets import load_hub_dataset, read_dataset
-from ..training.manifests import read_common_voice, read_folder, read_manifest
 
 
 @dataclass(frozen=True)

@@ -31,22 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--message", help="of the commit")
     args = parser.parse_args(arguments)
 
-    from ..hub import HubPushError, push_folder
+    from ..publishing.push import HubPushError, PushOptions, push_folder
     from .release import make_release
 
-    options = {
-        "private": args.private,
-        "revision": args.revision,
-        "create_pr": args.create_pr,
-        "commit_message": args.message,
-    }
+    options = PushOptions(
+        private=args.private, revision=args.revision, create_pr=args.create_pr, commit_message=args.message
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = args.folder
         if args.base is not None:
             folder = Path(name) / "release"
             make_release([args.folder], args.base, args.repo, folder, base_model=args.base_model)
         try:
-            commit = push_folder(folder, args.repo, **options)
+            commit = push_folder(folder, args.repo, options)
         except HubPushError as error:
             print(error, file=sys.stderr)
             return 1

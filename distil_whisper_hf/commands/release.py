@@ -72,7 +72,7 @@ def make_release(
 
     from ..checkpoints import local_experts, read_expert
     from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
-    from ..publishing import complete_release, public_base, write_experts
+    from ..publishing.release import complete_release, public_base, write_experts
 
     if output.exists():
         raise FileExistsError(f"Expected a folder to make, {str(output)!r} is there already. Move it away first.")

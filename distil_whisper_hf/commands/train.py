@@ -13,17 +13,17 @@ from pathlib import Path
 from transformers import PreTrainedModel, WhisperProcessor
 
 from ..configuration_distil_whisper import EXPERT_SIDES
-from ..evaluation.prediction_metrics import PredictionMetrics
+from ..data.clips import Clip
+from ..data.labels import LabelBuilder
+from ..data.sources import Speech, SpeechArguments, one_for_each, stream_speech
+from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from ..training.arguments import DistilWhisperTrainingArguments
-from ..training.clips import Clip
-from ..training.labels import LabelBuilder
-from ..training.speech_datasets import RowMaker, SpeechDataset
+from ..training.datasets import RowMaker, SpeechDataset
 from ..training.teacher import BaseTeacher, Teacher
 from ..training.trainer import DistilWhisperTrainer
-from .programs import RunArguments, command_line, finish, parse, prepare, report, sample, train, training_rows
-from .scoring import gate_use
-from .speech import Speech, SpeechArguments, one_for_each, stream_speech
+from .final_scores import gate_use
+from .runs import RunArguments, command_line, finish, parse, prepare, report, sample, train, training_rows
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """Error rates of speech recognition, how certain they are, and whom they disadvantage."""
 
-from .analysis import Analysis, analyse, score_all
-from .bias import BiasReport, GapChange, GroupGap, GroupRate, gap_changes, speaker_gaps
-from .hypotheses import GenerationSettings, Hypothesis, HypothesisStore, transcribe
-from .metrics import (
+from .recipes import DatasetSpec, Recipe, recipe_from
+from .report.analysis import Analysis, analyse, score_all
+from .report.document import Report, render
+from .scores.metrics import (
     CorpusScore,
     ErrorCounts,
     Repetition,
@@ -14,13 +14,19 @@ from .metrics import (
     score_utterance,
     scored_utterances,
 )
-from .normalization import Normalizer, get_normalizer, is_unspaced, language_code
-from .numerals import spelling_normalizer
-from .precision import PRECISIONS, convert
-from .quantization import Cost, measure_costs
-from .recipes import DatasetSpec, Recipe, recipe_from
-from .report import Report, render
-from .resources import (
+from .scores.normalization import Normalizer, get_normalizer, is_unspaced, language_code
+from .scores.numerals import spelling_normalizer
+from .scores.translation import BleuScore, bleu_score
+from .statistics.intervals import (
+    Clusters,
+    Interval,
+    Resampling,
+    error_arrays,
+    make_clusters,
+    paired_difference,
+    rate_interval,
+)
+from .statistics.language_gaps import (
     ResourceTrend,
     SizeTrend,
     TrainingHours,
@@ -31,11 +37,13 @@ from .resources import (
     size_trend_change,
     training_hours,
 )
-from .significance import PairedComparison, compare_systems, holm, pair_utterances, sign_flip_p_value
-from .speakers import canonical_age, canonical_gender
-from .systems import System, SystemSpec, open_system
-from .translation import BleuScore, bleu_score
-from .uncertainty import Clusters, Interval, Resampling, error_arrays, make_clusters, paired_difference, rate_interval
+from .statistics.paired import PairedComparison, compare_systems, holm, pair_utterances, sign_flip_p_value
+from .statistics.speaker_gaps import BiasReport, GapChange, GroupGap, GroupRate, gap_changes, speaker_gaps
+from .statistics.speakers import canonical_age, canonical_gender
+from .systems.costs import Cost, measure_costs
+from .systems.hypotheses import GenerationSettings, Hypothesis, HypothesisStore, transcribe
+from .systems.opening import System, SystemSpec, open_system
+from .systems.quantization import PRECISIONS, convert
 from .utterances import AudioUnreadable, Utterance
 
 __all__ = [

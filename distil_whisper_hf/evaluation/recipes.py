@@ -9,11 +9,11 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .hypotheses import GenerationSettings
-from .normalization import NormalizerName
-from .numerals import SpellNumbers
-from .precision import Precision, check_precision
-from .systems import SystemSpec, parse_spec
+from .scores.normalization import NormalizerName
+from .scores.numerals import SpellNumbers
+from .systems.hypotheses import GenerationSettings
+from .systems.opening import SystemSpec, parse_spec
+from .systems.quantization import Precision, check_precision
 from .utterances import Task, Utterance
 
 DatasetKind = Literal["folder", "manifest", "common_voice", "hub"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .labels import LabelBuilder
+from ..data.labels import LabelBuilder
 from .losses import IGNORED
 
 _FEATURES = ("input_features", "teacher_input_features")

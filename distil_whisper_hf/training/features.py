@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import WhisperFeatureExtractor
 
-from .audio import AudioError
+from ..data.audio import AudioError
 
 # Frames of the encoder per frame of the features: its second convolution has stride 2.
 _STRIDE = 2

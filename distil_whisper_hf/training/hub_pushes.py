@@ -8,8 +8,8 @@ from typing import Any
 
 from huggingface_hub import CommitInfo
 
-from ..hub import HubPushError
-from ..publishing import public_base
+from ..publishing.push import HubPushError
+from ..publishing.release import public_base
 
 logger = logging.getLogger(__name__)
 

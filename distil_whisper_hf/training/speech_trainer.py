@@ -19,9 +19,9 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.labels import LabelBuilder
 from .arguments import SpeechTrainingArguments
 from .collator import SpeechCollator
-from .labels import LabelBuilder
 from .losses import IGNORED, cross_entropy
 
 # Where a checkpoint is written before it is renamed into place: not a name that a resumed run looks for.

@@ -68,7 +68,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         self.teacher = teacher
         model.freeze_shared()
         for name in set(model.expert_names) - set(self.train_experts):
-            for _, layer in model._expert_layers(name):
+            for _, layer in model.expert_layers(name):
                 layer.language_experts[name].requires_grad_(False)
         for name in self.train_experts:
             summary = {**args.summary(), "teacher": None if teacher is None else teacher.name}
@@ -85,7 +85,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         _, expert_ids = self._whisper().model.route(arguments["decoder_input_ids"])
         for row, name in enumerate(extras.get("expert") or ()):
             if name is not None:
-                expert_ids[row] = self._whisper()._expert_index(name)
+                expert_ids[row] = self._whisper().expert_index(name)
         extras["expert_ids"] = expert_ids
         return {**arguments, "expert_ids": expert_ids, "output_gate_values": True}
 
@@ -206,7 +206,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
                     f"Expected expert {name!r} to have the layers that the run started with, got {file.sides!r} in "
                     f"{resume_from_checkpoint}. Go on with the same expert_sides."
                 )
-            for layer_name, layer in model._expert_layers(name):
+            for layer_name, layer in model.expert_layers(name):
                 prefix = layer_name + "."
                 tensors = {k.removeprefix(prefix): t for k, t in file.tensors.items() if k.startswith(prefix)}
                 layer.language_experts[name].load_state_dict(tensors)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-END_OF_TEXT = "<|endoftext|>"
+from ..data.labels import END_OF_TEXT, ENGLISH_ONLY_TEXT_TOKENS
+
 MULTILINGUAL_TEXT_TOKENS = 50257
-ENGLISH_ONLY_TEXT_TOKENS = 50256
 
 # One token, two spellings: checkpoints before large-v3 and those from it on.
 _RESPELLED = {"<|nocaptions|>": "<|nospeech|>", "<|nospeech|>": "<|nocaptions|>"}

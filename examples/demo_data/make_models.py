@@ -23,8 +23,8 @@ from splicing import Batch, Splicer
 from splits import share_of
 from transformers import WhisperProcessor
 
-from distil_whisper_hf.commands.scoring import score, table, test_rows
-from distil_whisper_hf.training.clips import Clip
+from distil_whisper_hf.commands.final_scores import score, score_rows, table
+from distil_whisper_hf.data.clips import Clip
 
 HERE = Path(__file__).resolve().parent
 BATCH_SIZE = 8
@@ -109,7 +109,7 @@ def show_dev(pupil: Pupil, processor: WhisperProcessor, corpus: dict[str, list[E
         chosen = [entry.prompt for entry in entries if entry.split == "dev"]
         clips = [Clip(prompt.name, b"", prompt.text, language) for prompt in chosen]
         texts = transcribe(pupil, processor, [prompt.samples / 32768 for prompt in chosen], language)
-        rows += test_rows(score(clips, texts, system=name), dataset="dev", domain="in")
+        rows += score_rows(score(clips, texts, system=name), dataset="dev", domain="in")
     print(table(rows), flush=True)
 
 

@@ -145,8 +145,8 @@ def test_the_same_hypotheses_give_the_same_report(run, monkeypatch):
     """Prevents a report that changes from one look to the next, and models opened for nothing."""
     output, arguments = run
     before = {path.name: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-    monkeypatch.setattr("distil_whisper_hf.evaluation.systems.open_system", lambda spec: 1 / 0)
-    monkeypatch.setattr("distil_whisper_hf.evaluation.hypotheses.open_system", lambda spec: 1 / 0)
+    monkeypatch.setattr("distil_whisper_hf.evaluation.systems.opening.open_system", lambda spec: 1 / 0)
+    monkeypatch.setattr("distil_whisper_hf.evaluation.systems.hypotheses.open_system", lambda spec: 1 / 0)
     assert main(arguments) == 0
     assert {path.name: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 

@@ -21,11 +21,11 @@ from transformers import WhisperFeatureExtractor, WhisperProcessor
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.cli import main
 from distil_whisper_hf.commands.baseline import BaselineArguments
-from distil_whisper_hf.commands.programs import RunArguments, parse
-from distil_whisper_hf.commands.speech import SpeechArguments, read_speech
+from distil_whisper_hf.commands.runs import RunArguments, parse
 from distil_whisper_hf.commands.train import ExpertArguments
+from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.data.sources import SpeechArguments, read_speech
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
-from distil_whisper_hf.training.labels import LabelBuilder
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "--report_to", "none", "--disable_tqdm",

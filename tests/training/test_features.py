@@ -8,7 +8,7 @@ from speech_files import tone
 from tiny import tiny_feature_extractor
 from transformers import WhisperFeatureExtractor
 
-from distil_whisper_hf.training.audio import AudioError
+from distil_whisper_hf.data.audio import AudioError
 from distil_whisper_hf.training.features import (
     FeatureCache,
     encoder_frames,

@@ -14,15 +14,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from distil_whisper_hf.training.audio import read_audio
+from distil_whisper_hf.data.audio import read_audio
+from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.data.manifests import read_folder
+from distil_whisper_hf.data.screening import Screen, screen_clips
+from distil_whisper_hf.data.splits import split_clips
 from distil_whisper_hf.training.collator import SpeechCollator
+from distil_whisper_hf.training.datasets import RowMaker, SpeechDataset
 from distil_whisper_hf.training.features import log_mel
-from distil_whisper_hf.training.labels import LabelBuilder
 from distil_whisper_hf.training.losses import cross_entropy, distillation
-from distil_whisper_hf.training.manifests import read_folder
-from distil_whisper_hf.training.screening import Screen, screen_clips
-from distil_whisper_hf.training.speech_datasets import RowMaker, SpeechDataset
-from distil_whisper_hf.training.splits import split_clips
 
 pytestmark = pytest.mark.real
 

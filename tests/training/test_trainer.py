@@ -14,10 +14,10 @@ from torch.nn.functional import log_softmax
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration, ExpertFileError
-from distil_whisper_hf.evaluation.prediction_metrics import PredictionMetrics
+from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.evaluation.scores.trainer_metrics import PredictionMetrics
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.collator import SpeechCollator
-from distil_whisper_hf.training.labels import LabelBuilder
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 from distil_whisper_hf.training.teacher import BaseTeacher, Teacher
 from distil_whisper_hf.training.trainer import DistilWhisperTrainer
@@ -233,7 +233,7 @@ def test_each_expert_is_held_to_the_budget(base, processor, tmp_path):
     """Silent: one mean over all rows, where an expert that is always open hides one that never is."""
     model = student(base, "ca", "gl", **CALM, gate_estimator="straight_through")
     for name, bias in (("ca", 1.0), ("gl", -1.0)):
-        for _, layer in model._expert_layers(name):
+        for _, layer in model.expert_layers(name):
             gate = layer.language_experts[name]
             with torch.no_grad():
                 gate.gate_in.weight.zero_()

@@ -1,0 +1,98 @@
+"""Transcripts as token ids, with the prompt of their language.
+
+A row of labels is `<|lang|> <|transcribe|> <|notimestamps|> text <|endoftext|>`: what the decoder is to say after
+`<|startoftranscript|>`, which Whisper puts in front when it shifts the labels to the right.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal, get_args
+
+from tokenizers import Tokenizer
+from transformers import WhisperTokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+# An English-only vocabulary has one text token fewer than a multilingual one, so its ids are others.
+ENGLISH_ONLY_TEXT_TOKENS = 50256
+
+Task = Literal["transcribe", "translate"]
+LeadingSpace = Literal["as_whisper", "never"]
+
+# Written without spaces between words; Whisper begins a transcript with a space in all its other languages.
+_UNSPACED = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
+
+
+class LabelBuilder:
+    """Turn texts into labels, from any number of threads and processes.
+
+    The tokenizer that it is made from is neither kept nor changed: stock Whisper tokenizers keep the language as
+    state, which rows of several languages would overwrite for each other.
+
+    Args:
+        tokenizer: a multilingual Whisper tokenizer.
+        task: what follows the language token.
+        leading_space: "as_whisper" puts a space before the text in languages that are written with spaces, as Whisper
+            itself does. "never" is what most fine-tuning scripts do, and the original DistilWhisper: the first word is
+            then a token that the model does not expect, so that training first unlearns how Whisper begins.
+
+    Raises:
+        ValueError: an unknown choice, or a tokenizer that is not a multilingual Whisper's.
+    """
+
+    def __init__(
+        self, tokenizer: WhisperTokenizer, *, task: Task = "transcribe", leading_space: LeadingSpace = "as_whisper"
+    ) -> None:
+        if task not in get_args(Task):
+            raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}.")
+        if leading_space not in get_args(LeadingSpace):
+            known = ", ".join(get_args(LeadingSpace))
+            raise ValueError(f"leading_space must be one of {known}, got {leading_space!r}.")
+        self._ids = tokenizer.get_vocab()
+        self._task = [self._id(f"<|{task}|>"), self._id("<|notimestamps|>")]
+        self._end = self._id(END_OF_TEXT)
+        if self._end == ENGLISH_ONLY_TEXT_TOKENS:
+            raise ValueError(
+                f"Expected a multilingual tokenizer, got an English-only one ({self._end} text tokens), "
+                "whose prompt names no language. Take the multilingual model of the same size."
+            )
+        self._unspaced = _UNSPACED if leading_space == "as_whisper" else None
+        self._text = _plain_text_tokenizer(tokenizer)
+
+    def __call__(self, text: str, *, language: str) -> list[int]:
+        """Labels of one clip, the start token left out.
+
+        Args:
+            text: the transcript, already cleaned; special tokens written in it are text like any other.
+            language: Whisper's code, such as "ca".
+
+        Raises:
+            ValueError: the tokenizer has no token for the language.
+        """
+        if self._unspaced is not None and language not in self._unspaced:
+            text = f" {text}"
+        return [*self.prompt(language), *self._text.encode(text, add_special_tokens=False).ids, self._end]
+
+    def prompt(self, language: str) -> list[int]:
+        """`<|lang|> <|task|> <|notimestamps|>` as ids.
+
+        Raises:
+            ValueError: the tokenizer has no token for the language.
+        """
+        return [self._id(f"<|{language}|>"), *self._task]
+
+    def _id(self, token: str) -> int:
+        if token not in self._ids:
+            raise ValueError(
+                f"The tokenizer has no {token} token. Expected a multilingual Whisper tokenizer and Whisper's code of "
+                "the language ('ca', not 'Catalan'); a language without one takes another's, and names its expert."
+            )
+        return self._ids[token]
+
+
+def _plain_text_tokenizer(tokenizer: WhisperTokenizer) -> Tokenizer:
+    """A copy without special tokens, so that no transcript can smuggle in a language or an end, and without limit."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return Tokenizer.from_str(
+        json.dumps({**state, "added_tokens": [], "truncation": None, "padding": None, "post_processor": None})
+    )

@@ -1,0 +1,1 @@
+"""From stored hypotheses to tables, figures and a page."""

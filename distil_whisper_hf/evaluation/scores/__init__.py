@@ -1,0 +1,1 @@
+"""Error rates of transcripts and translations."""

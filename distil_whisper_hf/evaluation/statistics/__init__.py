@@ -1,0 +1,1 @@
+"""How certain a figure is, and how far groups and languages differ."""

@@ -1,0 +1,1 @@
+"""Models that are evaluated: opened, quantised, run and measured."""

@@ -1,0 +1,283 @@
+"""Transcribing data sets so that an interrupted run goes on where it stopped.
+
+Each batch's hypotheses go to a JSON-lines file in one write, flushed to the disk. Which utterances share a batch is
+decided before the first one runs, from the data set alone, so that a run in two pieces computes the very batches of a
+run in one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..utterances import (
+    SAMPLING_RATE,
+    WINDOW_SECONDS,
+    AudioUnreadable,
+    Outcome,
+    Samples,
+    Utterance,
+    audio_outcome,
+)
+from .opening import System, SystemSpec, open_system, system_digest
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How text is generated. All but the batch size is part of what a stored hypothesis is known by.
+
+    Attributes:
+        num_beams: 1 is greedy.
+        max_new_tokens: most tokens of a clip (of each window of a long one); None is the model's own limit. A clip that
+            reaches it is reported as cut.
+        long_form: decode clips over 30 s window by window, one at a time; False gives them the outcome "too long".
+        batch_size: clips at once. Results can depend on it by rounding.
+    """
+
+    num_beams: int = 1
+    max_new_tokens: int | None = None
+    long_form: bool = True
+    batch_size: int = 8
+
+    def digest(self) -> str:
+        state = {key: value for key, value in asdict(self).items() if key != "batch_size"}
+        return hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a system made of one utterance.
+
+    Attributes:
+        dataset, id, digest, language, task: what it was asked.
+        text: None if there is none; `outcome` then says why, and `detail` gives the figure or error behind it.
+        cut: whether `max_new_tokens` ended it.
+        audio_seconds: length of the clip, in s.
+        seconds: this clip's share of its batch's time, reading and decoding included, in s.
+    """
+
+    dataset: str
+    id: str
+    digest: str
+    language: str
+    task: str
+    text: str | None
+    outcome: Outcome
+    detail: str = ""
+    cut: bool = False
+    audio_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.dataset, self.id, self.digest, self.language, self.task
+
+
+def utterance_key(utterance: Utterance) -> tuple[str, ...]:
+    """What a stored hypothesis is found by."""
+    return utterance.dataset, utterance.id, utterance.digest, utterance.language, utterance.task
+
+
+class HypothesisStore:
+    """Hypotheses of one system on disk, a JSON object a line. A last line that was cut off by a kill is removed.
+
+    Raises:
+        ValueError: a line that is complete and no hypothesis: the file is not ours or was edited.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.hypotheses: dict[tuple[str, ...], Hypothesis] = {}
+        if self.path.exists():
+            self._heal()
+            # Not by splitlines(), which also takes signs for ends of lines that JSON leaves in a text.
+            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
+            for number, line in enumerate(lines, start=1):
+                try:
+                    hypothesis = Hypothesis(**json.loads(line))
+                except (json.JSONDecodeError, TypeError) as error:
+                    raise ValueError(
+                        f"expected a hypothesis in line {number} of {self.path}, got {line[:80]!r} ({error}): remove "
+                        "the line, and that utterance is transcribed again"
+                    ) from error
+                self.hypotheses[hypothesis.key] = hypothesis
+
+    def _heal(self) -> None:
+        with self.path.open("rb+") as file:
+            content = file.read()
+            if content and not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+
+    def __contains__(self, utterance: Utterance) -> bool:
+        return utterance_key(utterance) in self.hypotheses
+
+    def __getitem__(self, utterance: Utterance) -> Hypothesis:
+        return self.hypotheses[utterance_key(utterance)]
+
+    def append(self, batch: Iterable[Hypothesis]) -> None:
+        """Write hypotheses at once, and let them reach the disk before returning."""
+        batch = list(batch)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(asdict(hypothesis), ensure_ascii=False) + "\n" for hypothesis in batch)
+        with self.path.open("ab") as file:
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.hypotheses.update((hypothesis.key, hypothesis) for hypothesis in batch)
+
+
+def store_path(folder: str | Path, spec: SystemSpec, settings: GenerationSettings) -> Path:
+    """The file of a system's hypotheses in `folder`: readable name, digest of the system, digest of the settings."""
+    name = re.sub(r"[^\w.+-]+", "_", spec.name)
+    return Path(folder) / f"{name}.{system_digest(spec)}.{settings.digest()}.jsonl"
+
+
+def plan_batches(utterances: Sequence[Utterance], settings: GenerationSettings) -> list[list[Utterance]]:
+    """All batches of a run, a function of the utterances alone.
+
+    Within a data set and task, clips of about the same length share a batch, longest first: a batch decodes for as
+    long as its longest text. Clips over 30 s stand alone.
+    """
+    groups: dict[tuple[str, str], list[Utterance]] = {}
+    for utterance in utterances:
+        groups.setdefault((utterance.dataset, utterance.task), []).append(utterance)
+    batches = []
+    for group in groups.values():
+        ordered = sorted(group, key=lambda utterance: (-(utterance.seconds or 0.0), utterance.id))
+        long = [utterance for utterance in ordered if (utterance.seconds or 0.0) > WINDOW_SECONDS]
+        batches += [[utterance] for utterance in long]
+        short = ordered[len(long) :]
+        size = settings.batch_size
+        batches += [short[start : start + size] for start in range(0, len(short), size)]
+    return batches
+
+
+def transcribe(
+    spec: SystemSpec,
+    utterances: Sequence[Utterance],
+    store: HypothesisStore,
+    *,
+    settings: GenerationSettings,
+    open_model: Callable[[SystemSpec], System] = open_system,
+    progress: bool = True,
+) -> int:
+    """Transcribe what the store lacks; returns how many utterances that were.
+
+    The model is opened only if there is something to do.
+    """
+    batches = [[u for u in batch if u not in store] for batch in plan_batches(utterances, settings)]
+    batches = [batch for batch in batches if batch]
+    total = sum(map(len, batches))
+    if total == 0:
+        return 0
+    system = open_model(spec)
+    with tqdm(
+        total=len(utterances), initial=len(utterances) - total, desc=spec.name, unit="clip", disable=not progress
+    ) as bar:
+        for batch in batches:
+            store.append(transcribe_batch(system, batch, settings))
+            bar.update(len(batch))
+    return total
+
+
+def transcribe_batch(system: System, batch: Sequence[Utterance], settings: GenerationSettings) -> list[Hypothesis]:
+    """Hypotheses of one batch, in its order; clips that cannot be transcribed have their outcome instead of a text."""
+    started = time.perf_counter()
+    made: list[dict[str, Any]] = [_look(system, utterance, settings) for utterance in batch]
+    todo = [index for index, fields in enumerate(made) if fields["samples"] is not None]
+    long = [index for index in todo if len(made[index]["samples"]) > WINDOW_SECONDS * SAMPLING_RATE]
+    short = [index for index in todo if index not in long]
+    for group in ([short] if short else []) + [[index] for index in long]:
+        samples = [made[index]["samples"] for index in group]
+        texts = generate(system, samples, [batch[index] for index in group], settings)
+        for index, (text, cut) in zip(group, texts, strict=True):
+            made[index] |= {"text": text, "cut": cut}
+    seconds = (time.perf_counter() - started) / len(batch)
+    for fields in made:
+        del fields["samples"]
+    return [
+        Hypothesis(*utterance_key(utterance), **fields, seconds=round(seconds, 4))
+        for utterance, fields in zip(batch, made, strict=True)
+    ]
+
+
+def _look(system: System, utterance: Utterance, settings: GenerationSettings) -> dict[str, Any]:
+    """The samples of a clip, None where it cannot be transcribed, and its outcome."""
+    nothing = {"samples": None, "text": None, "audio_seconds": utterance.seconds or 0.0}
+    if _prompt_language(system, utterance) is None:
+        return nothing | {"outcome": "language unknown to the model", "detail": utterance.language}
+    try:
+        samples = utterance.audio()
+    except AudioUnreadable as error:
+        return nothing | {"outcome": error.outcome, "detail": str(error)}
+    outcome, detail = audio_outcome(samples)
+    seconds = round(len(samples) / SAMPLING_RATE, 4)
+    found = {"outcome": outcome, "detail": detail, "audio_seconds": seconds}
+    if outcome == "no samples":
+        return nothing | found
+    if seconds > WINDOW_SECONDS and not settings.long_form:
+        return nothing | found | {"outcome": "too long", "detail": f"{seconds:.1f} s"}
+    return nothing | found | {"samples": samples}
+
+
+def _expert(system: System, utterance: Utterance) -> str | None:
+    """The expert to name, where the language token alone would not choose it."""
+    if utterance.task == "translate":
+        return None
+    if utterance.expert is not None:
+        return utterance.expert if utterance.expert in system.expert_names else None
+    named = utterance.language in system.expert_names and utterance.language not in system.languages
+    return utterance.language if named else None
+
+
+def _prompt_language(system: System, utterance: Utterance) -> str | None:
+    """The language to prompt with: the utterance's own, or that of its expert; None if the model has neither."""
+    if utterance.language in system.languages:
+        return utterance.language
+    expert = _expert(system, utterance)
+    return None if expert is None else system.model.config.language_experts[expert].get("language")
+
+
+@torch.inference_mode()
+def generate(
+    system: System, samples: Sequence[Samples], utterances: Sequence[Utterance], settings: GenerationSettings
+) -> list[tuple[str, bool]]:
+    """Text of each clip, and whether `max_new_tokens` ended it. All clips of up to 30 s, or a single longer one."""
+    long = len(samples[0]) > WINDOW_SECONDS * SAMPLING_RATE
+    extractor = system.processor.feature_extractor
+    windowing = {"truncation": False, "padding": "longest"} if long else {}
+    inputs = extractor(
+        list(samples), sampling_rate=SAMPLING_RATE, return_tensors="pt", return_attention_mask=True, **windowing
+    )
+    device, limit = torch.device(system.spec.device), settings.max_new_tokens
+    options: dict[str, Any] = {"num_beams": settings.num_beams, "do_sample": False, "return_timestamps": long}
+    if limit is not None:
+        options["max_new_tokens"] = limit
+    if getattr(system.model.generation_config, "is_multilingual", True):
+        options["language"] = [_prompt_language(system, utterance) for utterance in utterances]
+        options["task"] = utterances[0].task
+    experts = [_expert(system, utterance) for utterance in utterances]
+    if any(experts):
+        options["expert"] = experts
+    tokens = system.model.generate(
+        inputs.input_features.to(device, system.dtype), attention_mask=inputs.attention_mask.to(device), **options
+    )
+    texts = system.processor.batch_decode(tokens, skip_special_tokens=True)
+    end = system.model.generation_config.eos_token_id
+    # A row without an end token used up its limit; of a long clip only the text is known.
+    ended = [long or bool((row == end).any()) or len(row) == 0 for row in tokens]
+    if not long:
+        # Rows that ended before the longest are padded with the end token; the longest drops its own.
+        longest = tokens.shape[1]
+        ended = [done or limit is None or longest < limit for done in ended]
+    return [(text.strip(), not done) for text, done in zip(texts, ended, strict=True)]

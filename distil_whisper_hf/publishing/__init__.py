@@ -1,0 +1,1 @@
+"""Repositories on the Hub: releases, their cards, and pushing them."""

@@ -1,0 +1,172 @@
+"""Clips as model inputs, decoded and transformed in the workers of a DataLoader.
+
+Nothing is stored, so 28k utterances cost no disk. A row of either data set has
+
+    input_features          float32 (mel bins, 3000)
+    teacher_input_features  the same for a teacher with features of its own
+    num_frames              encoder frames before the padding, 50 per second
+    text, language, expert  of the clip; `SpeechCollator` makes the labels
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset
+from transformers import WhisperFeatureExtractor
+
+from ..data.audio import AudioError, read_audio
+from ..data.clips import Clip
+from ..data.screening import REASONS, Reason, Rejection, Screen
+from .features import FeatureCache, encoder_frames, fill_window, log_mel, needs_own_features
+
+logger = logging.getLogger(__name__)
+
+OnUnreadable = Literal["next", "raise"]
+
+
+class RowMaker:
+    """Read one clip and compute what the student and, if it differs, the teacher hear.
+
+    Args:
+        extractor: the student's.
+        teacher_extractor: the teacher's; its features are left out when they are the student's.
+        cache: keeps features on disk.
+
+    Raises:
+        ValueError: extractors that do not share rate, window and hop.
+    """
+
+    def __init__(
+        self,
+        extractor: WhisperFeatureExtractor,
+        *,
+        teacher_extractor: WhisperFeatureExtractor | None = None,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        self.extractors = {"input_features": extractor}
+        if teacher_extractor is not None and needs_own_features(extractor, teacher_extractor):
+            self.extractors["teacher_input_features"] = teacher_extractor
+        self.cache = cache
+
+    def __call__(self, clip: Clip) -> dict[str, Any]:
+        """The row of a clip.
+
+        Raises:
+            AudioError: a clip that cannot be decoded or does not fit the window.
+        """
+        samples: np.ndarray | None = None
+        row: dict[str, Any] = {"text": clip.text, "language": clip.language, "expert": clip.expert}
+        for name, extractor in self.extractors.items():
+            cached = None if self.cache is None or clip.digest is None else self.cache.get(clip.digest, extractor)
+            if cached is None:
+                if samples is None:
+                    samples = read_audio(clip.audio, sampling_rate=extractor.sampling_rate)
+                cached = log_mel(samples, extractor), encoder_frames(len(samples), extractor)
+                if self.cache is not None and clip.digest is not None:
+                    self.cache.put(clip.digest, extractor, *cached)
+            features, row["num_frames"] = cached
+            row[name] = fill_window(features, extractor)
+        return row
+
+
+class SpeechDataset(Dataset):
+    """Clips by index.
+
+    Args:
+        clips: screened clips.
+        make_row: reads and transforms a clip.
+        on_unreadable: what to do with a clip that its header promised and its content breaks. "next" logs it, counts
+            it in `failures` and gives the next readable clip instead, so that training goes on; "raise" is for
+            evaluation, where a clip in another's place would change the score (screen with `decode=True` to find them
+            before).
+    """
+
+    def __init__(self, clips: Sequence[Clip], make_row: RowMaker, *, on_unreadable: OnUnreadable = "next") -> None:
+        if on_unreadable not in get_args(OnUnreadable):
+            known = ", ".join(get_args(OnUnreadable))
+            raise ValueError(f"on_unreadable must be one of {known}, got {on_unreadable!r}.")
+        self.clips = clips
+        self.make_row = make_row
+        self.on_unreadable = on_unreadable
+        # Shared memory: workers write, the main process reads.
+        self._failed = torch.zeros(len(clips), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Row of a clip, or of the first readable one after it.
+
+        Raises:
+            AudioError: an unreadable clip with "raise", or no readable clip at all.
+        """
+        for step in range(len(self.clips)):
+            place = (index + step) % len(self.clips)
+            try:
+                return self.make_row(self.clips[place])
+            except AudioError as error:
+                if self.on_unreadable == "raise":
+                    raise
+                if not self._failed[place]:
+                    logger.warning("Left out clip %s: %s", self.clips[place].id, error)
+                self._failed[place] = True
+        raise AudioError(f"None of {len(self.clips)} clips can be read.")
+
+    def failures(self) -> list[Clip]:
+        """Clips that could not be read so far, by any worker."""
+        return [self.clips[place] for place in self._failed.nonzero().flatten().tolist()]
+
+
+class StreamingSpeechDataset(IterableDataset):
+    """Clips as they come from a stream, screened on the way.
+
+    Args:
+        clips: can be iterated over once for each epoch; in several workers it must yield each its own part, as
+            `stream_dataset` does.
+        screen: decides which clips are used.
+        make_row: reads and transforms a clip.
+        rejections_file: a line of JSON (id, reason, detail) is appended to it for each clip left out, by any worker.
+    """
+
+    def __init__(
+        self, clips: Iterable[Clip], screen: Screen, make_row: RowMaker, *, rejections_file: str | Path | None = None
+    ) -> None:
+        self.clips = clips
+        self.screen = screen
+        self.make_row = make_row
+        self.rejections_file = rejections_file
+        self._counts = torch.zeros(len(REASONS), dtype=torch.int64).share_memory_()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for clip in self.clips:
+            outcome = self.screen(clip)
+            if isinstance(outcome, Clip):
+                try:
+                    yield self.make_row(outcome)
+                    continue
+                except AudioError as error:
+                    outcome = Rejection(clip.id, "unreadable", str(error))
+            self._reject(outcome)
+
+    def counts(self) -> dict[Reason, int]:
+        """Number of clips left out so far for each reason that occurred, over all workers and epochs."""
+        return {reason: number for reason, number in zip(REASONS, self._counts.tolist(), strict=True) if number}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Pass the epoch on to a stream that shuffles."""
+        self.clips.set_epoch(epoch)
+
+    def _reject(self, rejection: Rejection) -> None:
+        logger.warning("Left out clip %s: %s, %s", rejection.id, rejection.reason, rejection.detail)
+        self._counts[REASONS.index(rejection.reason)] += 1
+        if self.rejections_file is not None:
+            with open(self.rejections_file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(rejection), ensure_ascii=False) + "\n")
