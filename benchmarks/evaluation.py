@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from transformers import pipeline
 
-from distil_whisper_hf.commands.evaluation_sets import read_utterances
+from distil_whisper_hf.data.audio import read_audio
+from distil_whisper_hf.evaluation.evaluated_clips import read_evaluated_clips
 from distil_whisper_hf.evaluation.recipes import DatasetSpec
 from distil_whisper_hf.evaluation.systems.hypotheses import GenerationSettings, HypothesisStore, transcribe
 from distil_whisper_hf.evaluation.systems.opening import SystemSpec, open_system
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
 
-    utterances, _, _ = read_utterances(DatasetSpec(args.speech, limit=args.clips, where={"suspect": "0"}))
+    clips, _, _ = read_evaluated_clips(DatasetSpec(args.speech, limit=args.clips, where={"suspect": "0"}))
     spec = SystemSpec(args.base)
     system = open_system(spec)
     plain = pipeline(
@@ -46,20 +47,20 @@ def main(arguments: list[str] | None = None) -> None:
         tokenizer=system.processor.tokenizer,
         feature_extractor=system.processor.feature_extractor,
     )
-    options = {"num_beams": 1, "max_new_tokens": args.max_new_tokens, "language": utterances[0].language}
+    options = {"num_beams": 1, "max_new_tokens": args.max_new_tokens, "language": clips[0].language}
 
     def loop(batch_size: int) -> list[str]:
         # As the files come, decoded as they are asked for; the pipeline would start the ffmpeg program for each.
-        clips = ({"raw": one.audio(), "sampling_rate": 16_000} for one in utterances)
-        texts = plain(clips, batch_size=batch_size, generate_kwargs={**options, "task": "transcribe"})
+        inputs = ({"raw": read_audio(one.audio, sampling_rate=16_000), "sampling_rate": 16_000} for one in clips)
+        texts = plain(inputs, batch_size=batch_size, generate_kwargs={**options, "task": "transcribe"})
         return [output["text"].strip() for output in texts]
 
     def evaluate(batch_size: int) -> list[str]:
         settings = GenerationSettings(max_new_tokens=args.max_new_tokens, batch_size=batch_size)
         with tempfile.TemporaryDirectory() as folder:
             store = HypothesisStore(Path(folder) / "hypotheses.jsonl")
-            transcribe(spec, utterances, store, settings=settings, open_model=lambda _: system, progress=False)
-            return [store[one].text or "" for one in utterances]
+            transcribe(spec, clips, store, settings=settings, open_model=lambda _: system, progress=False)
+            return [store[one].text or "" for one in clips]
 
     loop(args.batch_sizes[0])
     times: dict[tuple[str, int], list[float]] = {}
@@ -71,19 +72,19 @@ def main(arguments: list[str] | None = None) -> None:
                 started = time.perf_counter()
                 texts[name] = run(batch_size)
                 times.setdefault((name, batch_size), []).append(time.perf_counter() - started)
-    seconds = sum(one.seconds or 0.0 for one in utterances)
-    sys.stdout.write(f"torch {torch.__version__}, {args.threads} threads, {len(utterances)} clips, {seconds:.0f} s\n")
+    seconds = sum(one.seconds or 0.0 for one in clips)
+    sys.stdout.write(f"torch {torch.__version__}, {args.threads} threads, {len(clips)} clips, {seconds:.0f} s\n")
     sys.stdout.write("| batch size | " + " | ".join(map(str, args.batch_sizes)) + " | best |\n")
     sys.stdout.write("|---" * (len(args.batch_sizes) + 2) + "|\n")
     best = {}
     for name in ("pipeline", "evaluate"):
-        rates = [len(utterances) / statistics.median(times[name, size]) for size in args.batch_sizes]
+        rates = [len(clips) / statistics.median(times[name, size]) for size in args.batch_sizes]
         best[name] = max(rates)
         cells = " | ".join(f"{rate:.2f}" for rate in [*rates, best[name]])
         sys.stdout.write(f"| {name}, clips/s | {cells} |\n")
     same = sum(a == b for a, b in zip(texts["pipeline"], texts["evaluate"], strict=True))
     sys.stdout.write(f"\nevaluate / pipeline, each at its best: {best['evaluate'] / best['pipeline']:.2f}\n")
-    sys.stdout.write(f"equal transcripts: {same} of {len(utterances)}\n")
+    sys.stdout.write(f"equal transcripts: {same} of {len(clips)}\n")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ import torch
 from transformers import AutoProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
-from distil_whisper_hf.commands.final_scores import ScoreRow, score_model, table
-from distil_whisper_hf.commands.runs import sample
+from distil_whisper_hf.commands.final_scores import ScoreRow, score_system, table
+from distil_whisper_hf.data.arguments import DataArguments
+from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.data.sources import SpeechArguments, read_speech
+from distil_whisper_hf.evaluation.systems.hypotheses import GenerationSettings
+from distil_whisper_hf.evaluation.systems.opening import System
 
 
 @torch.no_grad()
@@ -41,12 +43,12 @@ def main() -> None:
     args = parser.parse_args()
 
     processor = AutoProcessor.from_pretrained(args.base)
-    arguments = SpeechArguments(
+    arguments = DataArguments(
         data=[args.data], language=[args.language], test_data=[args.test_data], test_language=[args.language],
         where=["suspect=0"],
     )  # fmt: skip
-    speech = read_speech(arguments, LabelBuilder(processor.tokenizer), processor.feature_extractor)
-    sets = {name: sample(clips, args.clips) for name, clips in speech.test_sets.items()}
+    labels = LabelBuilder(processor.tokenizer)
+    corpus = read_corpus(arguments, labels, processor.feature_extractor, test_limit=args.clips)
     rows: list[ScoreRow] = []
     for system, closed in (("both sides", None), ("encoder alone", "decoder"), ("decoder alone", "encoder")):
         model = DistilWhisperForConditionalGeneration.from_pretrained(args.base)
@@ -54,9 +56,8 @@ def main() -> None:
         if closed is not None:
             close_gates(model, args.language, closed)
         model = model.to(getattr(torch, args.precision))
-        found, _ = score_model(
-            model, processor, sets, system=system, out_of_domain=speech.out_of_domain, max_new_tokens=160
-        )
+        settings = GenerationSettings(max_new_tokens=160, batch_size=16)
+        found, _ = score_system(System(system, model.eval(), processor), corpus.test_sets, settings)
         rows += found
     print(table(rows))
 

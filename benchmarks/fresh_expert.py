@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
+from distil_whisper_hf.data.arguments import DataArguments
+from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.joining import join_clips
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.data.sources import SpeechArguments, read_speech
 from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.datasets import RowMaker, SpeechDataset
 from distil_whisper_hf.training.losses import cross_entropy
@@ -32,8 +33,8 @@ def main() -> None:
 
     processor = AutoProcessor.from_pretrained(args.base)
     labels = LabelBuilder(processor.tokenizer)
-    arguments = SpeechArguments(data=[args.speech], language=[args.language], where=["suspect=0"])
-    speech = read_speech(arguments, labels, processor.feature_extractor)
+    arguments = DataArguments(data=[args.speech], language=[args.language], where=["suspect=0"])
+    speech = read_corpus(arguments, labels, processor.feature_extractor)
     clips = join_clips(speech.splits.train, labels=labels)[: args.windows]
     rows = SpeechDataset(clips, RowMaker(processor.feature_extractor))
     batch = next(iter(DataLoader(rows, batch_size=args.windows, collate_fn=SpeechCollator(labels))))

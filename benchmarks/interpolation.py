@@ -16,10 +16,12 @@ from transformers import AutoProcessor, PreTrainedModel, WhisperForConditionalGe
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.checkpoints import expert_filename
-from distil_whisper_hf.commands.final_scores import ScoreRow, score_model, table
-from distil_whisper_hf.commands.runs import sample
+from distil_whisper_hf.commands.final_scores import ScoreRow, score_system, table
+from distil_whisper_hf.data.arguments import DataArguments
+from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.data.sources import SpeechArguments, read_speech
+from distil_whisper_hf.evaluation.systems.hypotheses import GenerationSettings
+from distil_whisper_hf.evaluation.systems.opening import System
 
 
 @torch.no_grad()
@@ -59,20 +61,19 @@ def main() -> None:
     args = parser.parse_args()
 
     processor = AutoProcessor.from_pretrained(args.base)
-    arguments = SpeechArguments(
+    arguments = DataArguments(
         data=[args.data], language=[args.language], split_by=args.split_by, test_data=args.test_data,
         test_language=[args.language] * len(args.test_data), where=["suspect=0"],
     )  # fmt: skip
-    speech = read_speech(arguments, LabelBuilder(processor.tokenizer), processor.feature_extractor)
-    sets = {name: sample(clips, args.clips) for name, clips in speech.test_sets.items()}
+    labels = LabelBuilder(processor.tokenizer)
+    corpus = read_corpus(arguments, labels, processor.feature_extractor, test_limit=args.clips)
+    settings = GenerationSettings(max_new_tokens=args.max_new_tokens, batch_size=16)
     rows: list[ScoreRow] = []
     for run in args.runs:
         for weight in args.weights:
             model = opened(run, args.base, args.language, weight).to(getattr(torch, args.precision))
-            found, _ = score_model(
-                model, processor, sets, system=f"{run.name} {weight:g}", out_of_domain=speech.out_of_domain,
-                max_new_tokens=args.max_new_tokens,
-            )  # fmt: skip
+            system = System(f"{run.name} {weight:g}", model.eval(), processor)
+            found, _ = score_system(system, corpus.test_sets, settings)
             rows += found
     print(table(rows))
 

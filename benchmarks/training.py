@@ -21,8 +21,9 @@ from transformers import AutoProcessor, TrainerCallback, WhisperForConditionalGe
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.commands.baseline import BaselineArguments, with_adapters
 from distil_whisper_hf.commands.runs import RunArguments, training_rows
+from distil_whisper_hf.data.arguments import DataArguments
+from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.data.sources import SpeechArguments, read_speech
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.datasets import SpeechDataset
@@ -76,8 +77,8 @@ def peak_bytes() -> int:
 def read(args: argparse.Namespace) -> tuple[WhisperProcessor, LabelBuilder, SpeechDataset]:
     processor = AutoProcessor.from_pretrained(args.base)
     labels = LabelBuilder(processor.tokenizer)
-    speech = read_speech(
-        SpeechArguments(data=[args.speech], language=[args.language], where=["suspect=0"]),
+    speech = read_corpus(
+        DataArguments(data=[args.speech], language=[args.language], where=["suspect=0"]),
         labels,
         processor.feature_extractor,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,15 +55,11 @@ def load_audio(audio: Any, sampling_rate: int) -> tuple[np.ndarray, float]:
         with open(audio, "rb") as file:
             audio = file.read()
     if isinstance(audio, bytes):
-        waveform, source_rate = decode_file(audio, sampling_rate, name)
+        decoded = decode_file(audio, sampling_rate, name)
+        waveform, source_rate = decoded.waveform, decoded.sampling_rate
     else:
         waveform = mono_waveform(audio)
-    if source_rate != sampling_rate:
-        try:
-            import soxr
-        except ImportError as error:
-            raise ImportError(f"Expected soxr, to resample {name}. Run `pip install soxr`.") from error
-        waveform = soxr.resample(waveform, source_rate, sampling_rate)
+    waveform = resample(waveform, source_rate, sampling_rate, name)
     if waveform.size == 0 or not np.isfinite(waveform).all():
         fault = "no samples" if waveform.size == 0 else "samples that are not finite"
         raise ValueError(f"Expected audio, got {fault} in {name}. Leave such recordings out.")
@@ -87,10 +83,32 @@ def mono_waveform(waveform: Any) -> np.ndarray:
     return waveform.astype(np.float32, copy=False)
 
 
-def decode_file(content: bytes, sampling_rate: int, name: str) -> tuple[np.ndarray, int]:
-    """Decode a file with soundfile, or, if it does not know the format (such as m4a), with the ffmpeg program.
+def resample(waveform: np.ndarray, source_rate: float, sampling_rate: int, name: str) -> np.ndarray:
+    """`(samples,)` at `source_rate` Hz -> `(samples,)` at `sampling_rate` Hz; `name` is for errors."""
+    if source_rate == sampling_rate:
+        return waveform
+    try:
+        import soxr
+    except ImportError as error:
+        raise ImportError(f"Expected soxr, to resample {name}. Run `pip install soxr`.") from error
+    return soxr.resample(waveform, source_rate, sampling_rate)
 
-    Returns a mono waveform `(samples,)`, float32, and its sampling rate in Hz (ffmpeg resamples to `sampling_rate`).
+
+class Decoded(NamedTuple):
+    """A decoded file: mono `(samples,)`, float32; its rate in Hz; how many samples its header announced."""
+
+    waveform: np.ndarray
+    sampling_rate: int
+    announced: int
+
+
+def decode_file(content: bytes, sampling_rate: int, name: str) -> Decoded:
+    """Decode a file with soundfile, or, if it does not know the format (such as m4a), with the ffmpeg program, which
+    resamples to `sampling_rate` as well.
+
+    Raises:
+        ImportError: soundfile is not installed.
+        ValueError: neither can decode it.
     """
     # Imported here, and in a `try`, so that remote code opens where it is not installed.
     try:
@@ -98,14 +116,16 @@ def decode_file(content: bytes, sampling_rate: int, name: str) -> tuple[np.ndarr
     except ImportError as error:
         raise ImportError(f"Expected soundfile, to decode {name}. Run `pip install soundfile`.") from error
     try:
-        waveform, source_rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            waveform = file.read(dtype="float32", always_2d=True).mean(axis=1)
+            return Decoded(waveform, file.samplerate, file.frames)
     except soundfile.SoundFileError as unknown:
         try:
-            return ffmpeg_read(content, sampling_rate), sampling_rate
+            waveform = ffmpeg_read(content, sampling_rate)
+            return Decoded(waveform, sampling_rate, len(waveform))
         except ValueError as error:
             raise ValueError(
                 f"Expected an audio file, got {name} ({len(content)} bytes), which cannot be decoded. soundfile: "
                 f"{unknown} ffmpeg: {error} Check that the file is whole; wav, flac, ogg and mp3 always work, other "
                 "formats such as m4a need the ffmpeg program."
             ) from error
-    return waveform.mean(axis=1), source_rate

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import WhisperForConditionalGeneration
 
-from ..data.sources import SpeechArguments
+from ..data.arguments import DataArguments
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..training.arguments import SpeechTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset
@@ -38,19 +38,17 @@ class BaselineArguments:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status."""
-    kinds = (RunArguments, SpeechArguments, BaselineArguments, SpeechTrainingArguments)
-    run, speech_arguments, baseline, training = parse(
-        kinds, arguments, program="distil-whisper baseline", description=__doc__
-    )
-    if speech_arguments.streaming:
+    kinds = (RunArguments, DataArguments, BaselineArguments, SpeechTrainingArguments)
+    run, data, baseline, training = parse(kinds, arguments, program="distil-whisper baseline", description=__doc__)
+    if data.streaming:
         raise ValueError("Expected data that is read before training: streaming is for experts (distil-whisper train).")
-    processor, labels, speech = prepare(run, speech_arguments, training)
+    processor, labels, corpus = prepare(run, data, training)
     main_process = training.process_index == 0
     if not run.test_only:
         model = WhisperForConditionalGeneration.from_pretrained(run.model)
         if baseline.method == "lora":
             model = with_adapters(model, baseline)
-        clips, dev = speech.splits.train, speech.splits.dev
+        clips, dev = corpus.splits.train, corpus.splits.dev
         trainer = SpeechTrainer(
             model.to(training.device),
             training,
@@ -68,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if run.test == "both":
         base = WhisperForConditionalGeneration.from_pretrained(run.model)
         systems = {"whisper": base.to(training.device), **systems}
-    report(systems, processor, speech, run, training, command=command_line("baseline", arguments))
+    report(systems, processor, corpus, run, training, command=command_line("baseline", arguments))
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.sources import write_json
+from ..data.atomic_files import write_json, write_text
 from ..evaluation.report.analysis import capped
 from ..evaluation.scores.metrics import ErrorCounts, UtteranceScore, aggregate, score_utterance, word_counts
 from ..evaluation.scores.normalization import get_normalizer
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if part
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "compared.md").write_text(text + "\n", encoding="utf-8")
+    write_text(args.output / "compared.md", text + "\n")
     print(text)
     if gates:
         draw_gates(gates, args.output / "gates.png")

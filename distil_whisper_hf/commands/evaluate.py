@@ -4,7 +4,7 @@
     distil-whisper evaluate --recipe recipe.json
 
 A system is MODEL, MODEL+ca@FOLDER (with an expert) or MODEL+lora@FOLDER (with a LoRA adapter), before it LABEL= for a
-name of your own. Every utterance's hypothesis is kept in OUTPUT/hypotheses: an interrupted run goes on where it
+name of your own. Every clip's hypothesis is kept in OUTPUT/hypotheses: an interrupted run goes on where it
 stopped, and what has been transcribed is never transcribed again. The report is OUTPUT/report.md.
 """
 
@@ -22,13 +22,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..data.atomic_files import write_json, write_json_lines, write_text
+
 if TYPE_CHECKING:
+    from ..data.clips import Clip
     from ..evaluation.recipes import Recipe
     from ..evaluation.report.document import Report
     from ..evaluation.systems.costs import Cost
     from ..evaluation.systems.gates import GateUse
     from ..evaluation.systems.hypotheses import Hypothesis
-    from ..evaluation.utterances import Utterance
 
 # They say the same at every call or batch.
 _CHATTY = (
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     command = "distil-whisper evaluate " + shlex.join(words)
     report = evaluate(recipe, data, command=command, progress=not args.quiet)
-    print(f"{len(report.scores)} scores of {len(report.utterances)} clips: {Path(recipe.output) / 'report.md'}")
+    print(f"{len(report.scores)} scores of {len(report.clips)} clips: {Path(recipe.output) / 'report.md'}")
     return 0
 
 
@@ -140,23 +142,23 @@ def _dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 class Data(NamedTuple):
-    """What the recipe's data sets hold: utterances, repeated full ids with how often, clips before any limit."""
+    """What the recipe's data sets hold: clips, repeated full ids with how often, clips before any limit."""
 
-    utterances: list[Utterance]
+    clips: list[Clip]
     repeated: dict[str, int]
     sizes: dict[str, int]
 
 
 def read_data(recipe: Recipe) -> Data:
     """Read all data sets of a recipe; `ValueError` if there is no clip, or a table that cannot be read."""
-    from .evaluation_sets import read_utterances
+    from ..evaluation.evaluated_clips import read_evaluated_clips
 
     data = Data([], {}, {})
     for dataset in recipe.datasets:
-        found, twice, data.sizes[dataset.name] = read_utterances(dataset)
-        data.utterances.extend(found)
+        found, twice, data.sizes[dataset.name] = read_evaluated_clips(dataset)
+        data.clips.extend(found)
         data.repeated.update(twice)
-    if not data.utterances:
+    if not data.clips:
         raise ValueError(f"expected clips in {', '.join(one.path for one in recipe.datasets)}, found none: see --where")
     return data
 
@@ -175,7 +177,7 @@ def _check_models(recipe: Recipe) -> None:
 def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = True) -> Report:
     """Transcribe what is missing, measure, score, and write everything into `recipe.output`; returns the report.
 
-    Written: `hypotheses/*.jsonl`, `costs.json`, `gates.json`, `scores.jsonl` (utterances), `results.jsonl` (tables),
+    Written: `hypotheses/*.jsonl`, `costs.json`, `gates.json`, `scores.jsonl` (clips), `results.jsonl` (tables),
     `figures/*.png` and `report.md`. All but the hypotheses, costs and gates are made anew from these each time.
     """
     from ..evaluation.report.analysis import analyse, score_all
@@ -186,39 +188,37 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
 
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
-    utterances, repeated, sizes = data
+    clips, repeated, sizes = data
     answers: dict[str, dict[str, Hypothesis]] = {}
     for spec in recipe.systems:
         store = HypothesisStore(store_path(output / "hypotheses", spec, recipe.generation))
-        transcribe(spec, utterances, store, settings=recipe.generation, progress=progress)
-        answers[spec.name] = {utterance.full_id: store[utterance] for utterance in utterances}
-    costs = _costs(recipe, utterances, answers, output / "costs.json") if recipe.measure_cost else []
-    gates = _gates(recipe, utterances, answers, output / "gates.json")
-    scores = score_all(recipe, utterances, answers)
-    analysis = analyse(recipe, utterances, answers, scores)
+        transcribe(spec, clips, store, settings=recipe.generation, progress=progress)
+        answers[spec.name] = {clip.full_id: store[clip] for clip in clips}
+    costs = _costs(recipe, clips, answers, output / "costs.json") if recipe.measure_cost else []
+    gates = _gates(recipe, clips, answers, output / "gates.json")
+    scores = score_all(recipe, clips, answers)
+    analysis = analyse(recipe, clips, answers, scores)
     trends = find_trends(recipe, analysis.rates, {cost.model: cost.parameters for cost in costs})
-    report = Report(recipe, utterances, answers, scores, analysis, trends, costs, gates, repeated, sizes)
+    report = Report(recipe, clips, answers, scores, analysis, trends, costs, gates, repeated, sizes)
     report.command = command
     report.versions = ", ".join(f"{name} {found}" for name in _LIBRARIES if (found := _version(name)))
     report.figures = draw_figures(output / "figures", analysis, gates)
-    _write_lines(output / "scores.jsonl", [_score_line(score) for score in scores])
+    write_json_lines(output / "scores.jsonl", [_plain(_score_line(score)) for score in scores])
     rows: list[Any] = [*analysis.rates, *analysis.comparisons, *analysis.gaps, *analysis.gap_changes, *analysis.bleu]
     rows += [*trends.resources, *trends.resource_changes, *trends.sizes, *costs, *gates]
-    _write_lines(output / "results.jsonl", [{"kind": type(row).__name__, **asdict(row)} for row in rows])
-    (output / "report.md").write_text(render(report), encoding="utf-8")
+    write_json_lines(output / "results.jsonl", [_plain({"kind": type(row).__name__, **asdict(row)}) for row in rows])
+    write_text(output / "report.md", render(report))
     return report
 
 
-def _costs(
-    recipe: Recipe, utterances: Sequence[Utterance], answers: dict[str, dict[str, Hypothesis]], path: Path
-) -> list[Cost]:
+def _costs(recipe: Recipe, clips: Sequence[Clip], answers: dict[str, dict[str, Hypothesis]], path: Path) -> list[Cost]:
     """Costs of all systems from one run: measured if the file does not have just these systems and clips."""
     from ..evaluation.systems.costs import Cost, measure_costs
-    from ..evaluation.systems.hypotheses import utterance_key
+    from ..evaluation.systems.hypotheses import clip_key
     from ..evaluation.systems.opening import system_digest
 
     first = answers[recipe.systems[0].name]
-    usable = [one for one in utterances if first[one.full_id].outcome == "ok" and (one.seconds or 0.0) <= 30.0]
+    usable = [one for one in clips if first[one.full_id].outcome == "ok" and (one.seconds or 0.0) <= 30.0]
     # From all over the sets, and only of as many as are decoded at once.
     step = max(1, len(usable) // recipe.cost_clips)
     batch = [one for one in usable[::step][: recipe.cost_clips] if one.task == usable[0].task]
@@ -226,7 +226,7 @@ def _costs(
         return []
     asked = {
         "systems": [[spec.name, system_digest(spec)] for spec in recipe.systems],
-        "clips": [list(utterance_key(one)) for one in batch],
+        "clips": [list(clip_key(one)) for one in batch],
         "generation": asdict(recipe.generation),
         "repeats": recipe.cost_repeats,
     }
@@ -235,30 +235,30 @@ def _costs(
         if stored["asked"] == asked:
             return [Cost(**row) for row in stored["costs"]]
     costs = measure_costs(recipe.systems, batch, settings=recipe.generation, repeats=recipe.cost_repeats)
-    path.write_text(json.dumps({"asked": asked, "costs": [asdict(cost) for cost in costs]}, indent=1), encoding="utf-8")
+    write_json(path, {"asked": asked, "costs": [asdict(cost) for cost in costs]})
     return costs
 
 
 def _gates(
-    recipe: Recipe, utterances: Sequence[Utterance], answers: dict[str, dict[str, Hypothesis]], path: Path
+    recipe: Recipe, clips: Sequence[Clip], answers: dict[str, dict[str, Hypothesis]], path: Path
 ) -> list[GateUse]:
     """Gate use of systems with experts, and flips against their float32 model; kept like the costs."""
-    from ..evaluation.recipes import choose
+    from ..data.sampling import choose_clips
     from ..evaluation.systems.gates import GateUse, gate_use, record_decisions
-    from ..evaluation.systems.hypotheses import utterance_key
+    from ..evaluation.systems.hypotheses import clip_key
     from ..evaluation.systems.opening import open_system, system_digest
 
     specs = [spec for spec in recipe.systems if spec.has_experts]
     if not specs:
         return []
-    by_language: dict[str, list[Utterance]] = {}
-    for utterance in utterances:
-        if utterance.task == "transcribe":
-            by_language.setdefault(utterance.expert or utterance.language, []).append(utterance)
-    clips = [one for group in by_language.values() for one in choose(group, recipe.gate_clips)]
+    by_language: dict[str, list[Clip]] = {}
+    for clip in clips:
+        if clip.task == "transcribe":
+            by_language.setdefault(clip.expert_name, []).append(clip)
+    clips = [one for group in by_language.values() for one in choose_clips(group, recipe.gate_clips)]
     asked = {
         "systems": [[spec.name, system_digest(spec)] for spec in specs],
-        "clips": [list(utterance_key(one)) for one in clips],
+        "clips": [list(clip_key(one)) for one in clips],
     }
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -278,7 +278,7 @@ def _gates(
         else:
             rows += gate_use(spec.name, decisions, references.get(plain))
     stored = [{**asdict(row), "flipped": row.flipped} for row in rows]
-    path.write_text(json.dumps({"asked": asked, "gates": stored}, indent=1), encoding="utf-8")
+    write_json(path, {"asked": asked, "gates": stored})
     return rows
 
 
@@ -298,11 +298,6 @@ def _score_line(score: Any) -> dict[str, Any]:
         "loop": score.repetition.is_loop,
         **score.labels,
     }
-
-
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    lines = (json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel, WhisperProcessor
+from dataclasses import dataclass
 
 from ..data.clips import Clip
-from ..data.labels import LabelBuilder
 from ..evaluation.report.analysis import capped
+from ..evaluation.report.markdown import table as markdown_table
 from ..evaluation.scores.metrics import UtteranceScore, aggregate, score_utterance
 from ..evaluation.scores.normalization import get_normalizer
-from ..training.collator import SpeechCollator
-from ..training.datasets import RowMaker, SpeechDataset
+from ..evaluation.systems.hypotheses import GenerationSettings, transcribe_clips
+from ..evaluation.systems.opening import System
 
 
 @dataclass(frozen=True)
@@ -50,45 +44,6 @@ class ScoreRow:
     loops: int
     clips: int
     normalizer: str
-
-
-def transcribe(
-    model: PreTrainedModel,
-    processor: WhisperProcessor,
-    clips: Sequence[Clip],
-    *,
-    batch_size: int = 16,
-    max_new_tokens: int = 200,
-    num_beams: int = 1,
-    title: str = "Transcribing",
-) -> list[str]:
-    """The model's transcripts, in the order of the clips; every clip is given its language, and its expert by name.
-
-    Args:
-        clips: screened clips of at most one window.
-        max_new_tokens: most tokens of a transcript, where a loop is cut off.
-    """
-    order = sorted(range(len(clips)), key=lambda index: clips[index].seconds or 0.0)
-    rows = SpeechDataset([clips[i] for i in order], RowMaker(processor.feature_extractor), on_unreadable="raise")
-    batches = DataLoader(rows, batch_size=batch_size, collate_fn=SpeechCollator(LabelBuilder(processor.tokenizer)))
-    texts: list[str] = []
-    for batch in tqdm(batches, desc=title, leave=False):
-        start = len(texts)
-        chosen = [clips[i] for i in order[start : start + len(batch["labels"])]]
-        named = {"expert": [clip.expert for clip in chosen]} if any(clip.expert for clip in chosen) else {}
-        tokens = model.generate(
-            batch["input_features"].to(model.device, model.dtype),
-            language=[clip.language for clip in chosen],
-            task="transcribe",
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            **named,
-        )
-        texts += processor.batch_decode(tokens, skip_special_tokens=True)
-    in_order = [""] * len(clips)
-    for place, text in zip(order, texts, strict=True):
-        in_order[place] = text
-    return in_order
 
 
 def score(clips: Sequence[Clip], hypotheses: Sequence[str], *, system: str) -> list[UtteranceScore]:
@@ -134,79 +89,34 @@ def score_rows(scores: Sequence[UtteranceScore], *, dataset: str, domain: str) -
     return rows
 
 
-def score_model(
-    model: PreTrainedModel,
-    processor: WhisperProcessor,
-    test_sets: Mapping[str, Sequence[Clip]],
-    *,
-    system: str,
-    out_of_domain: Sequence[str] = (),
-    **generation: Any,
+def score_system(
+    system: System, test_sets: Mapping[str, Sequence[Clip]], settings: GenerationSettings
 ) -> tuple[list[ScoreRow], dict[str, list[str]]]:
-    """Rows and transcripts (by set) of one system on all sets."""
-    model.eval()
+    """Rows and transcripts (by set) of one system on all sets; every clip is given its language, and its expert."""
     rows, texts = [], {}
     for name, clips in test_sets.items():
         if clips:
-            texts[name] = transcribe(model, processor, clips, title=f"{system} on {name}", **generation)
-            domain = "out" if name in out_of_domain else "in"
-            rows += score_rows(score(clips, texts[name], system=system), dataset=name, domain=domain)
+            made = transcribe_clips(system, clips, settings)
+            # Screened clips that cannot be decoded after all: as if nothing had been recognised.
+            texts[name] = [hypothesis.text or "" for hypothesis in made]
+            scores = score(clips, texts[name], system=system.name)
+            rows += score_rows(scores, dataset=name, domain=clips[0].domain)
     return rows, texts
-
-
-@torch.no_grad()
-def gate_use(
-    model: Any, processor: WhisperProcessor, clips: Sequence[Clip], *, batch_size: int = 8
-) -> dict[str, list[float]]:
-    """Share of open gates in every layer, over speech frames and the tokens of the true transcripts.
-
-    Returns:
-        "encoder" and "decoder" -> a share in [0, 1] for each layer.
-    """
-    from ..training.losses import mask_from_lengths
-
-    model.eval()
-    rows = SpeechDataset(clips, RowMaker(processor.feature_extractor), on_unreadable="raise")
-    batches = DataLoader(rows, batch_size=batch_size, collate_fn=SpeechCollator(LabelBuilder(processor.tokenizer)))
-    opened: dict[str, torch.Tensor] = {}
-    counted: dict[str, int] = {}
-    for batch in batches:
-        names = batch.get("expert")
-        ids = None if names is None else torch.tensor([-1 if n is None else model.expert_index(n) for n in names])
-        outputs = model(
-            batch["input_features"].to(model.device, model.dtype),
-            labels=batch["labels"].to(model.device),
-            expert_ids=ids,
-            output_gate_values=True,
-        )
-        frames = outputs.encoder_gate_values[0].shape[1]
-        masks = {
-            "encoder": mask_from_lengths(batch["num_frames"], size=frames),
-            "decoder": batch["labels"] >= 0,
-        }
-        for side, mask in masks.items():
-            gates = torch.stack([layer[mask].float().sum() for layer in getattr(outputs, f"{side}_gate_values")])
-            opened[side] = opened.get(side, torch.zeros_like(gates)) + gates
-            counted[side] = counted.get(side, 0) + int(mask.sum())
-    return {side: (gates / counted[side]).tolist() for side, gates in opened.items()}
 
 
 def table(rows: Sequence[ScoreRow]) -> str:
     """Rows as Markdown, rates with one decimal."""
-    header = "| set | domain | language | system | WER % | capped | CER % | ins | del | sub | loops | clips |"
-    lines = [header, "|---|---|---|---|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        names = (row.dataset, row.domain, row.language, row.system)
-        rates = (f"{rate:.1f}" for rate in (row.wer, row.wer_capped, row.cer))
-        counts = (row.insertions, row.deletions, row.substitutions, row.loops, row.clips)
-        lines.append("| " + " | ".join(map(str, (*names, *rates, *counts))) + " |")
+    header = ("set", "domain", "language", "system", "WER %", "capped", "CER %", "ins", "del", "sub", "loops", "clips")
+    cells = [
+        (
+            *(row.dataset, row.domain, row.language, row.system),
+            *(f"{rate:.1f}" for rate in (row.wer, row.wer_capped, row.cer)),
+            *(row.insertions, row.deletions, row.substitutions, row.loops, row.clips),
+        )
+        for row in rows
+    ]
     normalizers = ", ".join(sorted({row.normalizer for row in rows}))
     note = (
         f"Normaliser: {normalizers}. Capped: WER with no clip counted above 100 %, so that no single loop decides it."
     )
-    return "\n".join([*lines, "", note])
-
-
-def as_dicts(rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
-    """Rows for a JSON file."""
-    return [asdict(row) for row in rows]
+    return f"{markdown_table(header, cells)}\n\n{note}"

@@ -6,8 +6,8 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,19 @@ import torch
 from transformers import AutoProcessor, HfArgumentParser, PreTrainedModel, WhisperProcessor, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..data.arguments import DataArguments
+from ..data.atomic_files import write_json
 from ..data.clips import Clip
+from ..data.corpus import Corpus, read_corpus
 from ..data.joining import join_clips
 from ..data.labels import LabelBuilder
-from ..data.sources import Speech, SpeechArguments, read_speech, write_json
+from ..evaluation.systems.hypotheses import GenerationSettings
+from ..evaluation.systems.opening import System
 from ..training.arguments import SpeechTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset
 from ..training.features import FeatureCache
 from ..training.speech_trainer import SpeechTrainer
-from .final_scores import ScoreRow, as_dicts, score_model, table
+from .final_scores import ScoreRow, score_system, table
 
 # Steps and seconds of a run, kept for tests that come later.
 OUTCOME_FILE = "training.json"
@@ -113,8 +117,8 @@ def training_rows(
 
 
 def prepare(
-    run: RunArguments, speech_arguments: SpeechArguments, training: SpeechTrainingArguments
-) -> tuple[WhisperProcessor, LabelBuilder, Speech]:
+    run: RunArguments, data: DataArguments, training: SpeechTrainingArguments
+) -> tuple[WhisperProcessor, LabelBuilder, Corpus]:
     """Open the processor, read and divide the speech, say and write what came of it.
 
     Raises:
@@ -124,13 +128,13 @@ def prepare(
         raise ValueError("Expected a Whisper to start from, got none. Name it: --model openai/whisper-small.")
     set_seed(training.seed)
     processor = AutoProcessor.from_pretrained(run.model)
-    labels = LabelBuilder(processor.tokenizer, leading_space=speech_arguments.leading_space)
-    speech = read_speech(speech_arguments, labels, processor.feature_extractor)
+    labels = LabelBuilder(processor.tokenizer, leading_space=data.leading_space)
+    corpus = read_corpus(data, labels, processor.feature_extractor, test_limit=run.test_limit)
     if training.process_index == 0:
-        print(speech.report.summary())
-        print(speech.splits.report())
-        speech.save(Path(training.output_dir))
-    return processor, labels, speech
+        print(corpus.report.summary())
+        print(corpus.splits.report())
+        corpus.save(Path(training.output_dir))
+    return processor, labels, corpus
 
 
 def train(trainer: SpeechTrainer, run: RunArguments) -> dict[str, Any]:
@@ -159,18 +163,10 @@ def finish(outcome: dict[str, Any], training: SpeechTrainingArguments) -> None:
         write_json(Path(training.output_dir) / OUTCOME_FILE, outcome)
 
 
-def sample(clips: Sequence[Clip], limit: int | None) -> list[Clip]:
-    """At most `limit` clips, spread over the whole set by a hash and the same in every run, in the set's order."""
-    if limit is None or len(clips) <= limit:
-        return list(clips)
-    chosen = {id(clip) for clip in sorted(clips, key=lambda clip: clip.digest)[:limit]}
-    return [clip for clip in clips if id(clip) in chosen]
-
-
 def report(
-    systems: dict[str, PreTrainedModel],
+    systems: Mapping[str, PreTrainedModel],
     processor: WhisperProcessor,
-    speech: Speech,
+    corpus: Corpus,
     run: RunArguments,
     training: SpeechTrainingArguments,
     **more: Any,
@@ -182,33 +178,25 @@ def report(
         more: further content of the file, such as the command and gate use.
     """
     folder = Path(training.output_dir)
-    sets = {name: sample(clips, run.test_limit) for name, clips in speech.test_sets.items()}
     rows: list[ScoreRow] = []
     outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
     more = {**more, **outcome, "test_precision": run.test_precision}
-    texts = {
+    texts: dict[str, dict[str, Any]] = {
         name: {
-            "domain": "out" if name in speech.out_of_domain else "in",
+            "domain": "out" if name in corpus.out_of_domain else "in",
             "ids": [clip.id for clip in clips],
             "languages": [clip.language for clip in clips],
             "references": [clip.text for clip in clips],
         }
-        for name, clips in sets.items()
+        for name, clips in corpus.test_sets.items()
     }
-    for system, model in systems.items():
-        model = model.to(getattr(torch, run.test_precision))
-        found, transcripts = score_model(
-            model,
-            processor,
-            sets,
-            system=system,
-            out_of_domain=speech.out_of_domain,
-            batch_size=run.test_batch_size,
-            max_new_tokens=run.test_max_new_tokens,
-        )
+    settings = GenerationSettings(max_new_tokens=run.test_max_new_tokens, batch_size=run.test_batch_size)
+    for name, model in systems.items():
+        system = System(name, model.to(getattr(torch, run.test_precision)).eval(), processor)
+        found, transcripts = score_system(system, corpus.test_sets, settings)
         rows += found
-        for name, hypotheses in transcripts.items():
-            texts[name][system] = hypotheses
+        for dataset, hypotheses in transcripts.items():
+            texts[dataset][name] = hypotheses
     print(table(rows))
-    write_json(folder / "scores.json", {**more, "rows": as_dicts(rows), "transcripts": texts})
+    write_json(folder / "scores.json", {**more, "rows": [asdict(row) for row in rows], "transcripts": texts})
     return rows

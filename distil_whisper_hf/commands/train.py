@@ -7,23 +7,27 @@ distil-whisper train examples/recipes/paper_js.json --model openai/whisper-small
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, WhisperProcessor
 
 from ..configuration_distil_whisper import EXPERT_SIDES
+from ..data.arguments import DataArguments, one_for_each
 from ..data.clips import Clip
+from ..data.corpus import Corpus, stream_clips
 from ..data.labels import LabelBuilder
-from ..data.sources import Speech, SpeechArguments, one_for_each, stream_speech
+from ..data.sampling import choose_clips
+from ..data.screening import Screen
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
+from ..evaluation.systems.gates import open_shares, record_decisions
+from ..evaluation.systems.opening import System
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from ..training.arguments import DistilWhisperTrainingArguments
-from ..training.datasets import RowMaker, SpeechDataset
+from ..training.datasets import RowMaker, SpeechDataset, StreamingSpeechDataset
 from ..training.teacher import BaseTeacher, Teacher
 from ..training.trainer import DistilWhisperTrainer
-from .final_scores import gate_use
-from .runs import RunArguments, command_line, finish, parse, prepare, report, sample, train, training_rows
+from .runs import RunArguments, command_line, finish, parse, prepare, report, train, training_rows
 
 
 @dataclass
@@ -59,19 +63,17 @@ class ExpertArguments:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status."""
-    kinds = (RunArguments, SpeechArguments, ExpertArguments, DistilWhisperTrainingArguments)
-    run, speech_arguments, expert, training = parse(
-        kinds, arguments, program="distil-whisper train", description=__doc__
-    )
-    processor, labels, speech = prepare(run, speech_arguments, training)
-    names = _experts(speech_arguments, speech.splits.train)
+    kinds = (RunArguments, DataArguments, ExpertArguments, DistilWhisperTrainingArguments)
+    run, data, expert, training = parse(kinds, arguments, program="distil-whisper train", description=__doc__)
+    processor, labels, corpus = prepare(run, data, training)
+    names = _experts(data, corpus.splits.train)
     main_process = training.process_index == 0
     if not run.test_only:
-        trainer = _trainer(run, speech_arguments, expert, training, processor, labels, speech)
+        trainer = _trainer(run, data, expert, training, processor, labels, corpus)
         outcome = train(trainer, run)
         for name, _ in names:
             entry = trainer.model.config.language_experts[name]["training"]
-            clips = sum((clip.expert or clip.language) == name for clip in speech.splits.train)
+            clips = sum(clip.expert_name == name for clip in corpus.splits.train)
             entry |= {"clips": clips, "steps": outcome["steps"]}
         trainer.save_model()
         finish(outcome, training)
@@ -85,23 +87,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if run.test == "both":
         base = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
         systems = {"whisper": base, **systems}
-    gates = {
-        name: gate_use(trained, processor, clips)
-        for name, _ in names
-        if (clips := sample(_of_expert(speech, name), run.test_limit))
-    }
-    report(systems, processor, speech, run, training, command=command_line("train", arguments), gates=gates)
+    gates = _gate_shares(trained, processor, _of_experts(corpus, [name for name, _ in names], run.test_limit))
+    report(systems, processor, corpus, run, training, command=command_line("train", arguments), gates=gates)
     return 0
 
 
 def _trainer(
     run: RunArguments,
-    speech_arguments: SpeechArguments,
+    data: DataArguments,
     expert: ExpertArguments,
     training: DistilWhisperTrainingArguments,
     processor: WhisperProcessor,
     labels: LabelBuilder,
-    speech: Speech,
+    corpus: Corpus,
 ) -> DistilWhisperTrainer:
     model = DistilWhisperForConditionalGeneration.from_pretrained(
         run.model,
@@ -109,21 +107,24 @@ def _trainer(
         expert_dropout=expert.expert_dropout,
         gate_dropout=expert.gate_dropout,
     )
-    for name, language in _experts(speech_arguments, speech.splits.train):
+    for name, language in _experts(data, corpus.splits.train):
         model.add_expert(name, language=language, sides=expert.expert_sides)
     model = model.to(training.device)
     teacher = _open_teacher(expert, model, processor)
     extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None
-    if speech_arguments.streaming:
-        make_row = RowMaker(processor.feature_extractor, teacher_extractor=extractor)
-        rejections = Path(training.output_dir) / "rejections.jsonl"
-        rows = stream_speech(speech_arguments, labels, make_row, rejections_file=rejections)
+    if data.streaming:
+        rows = StreamingSpeechDataset(
+            stream_clips(data),
+            Screen(labels, max_seconds=float(processor.feature_extractor.chunk_length)),
+            RowMaker(processor.feature_extractor, teacher_extractor=extractor),
+            rejections_file=Path(training.output_dir) / "rejections.jsonl",
+        )
     else:
-        clips = speech.splits.train
+        clips = corpus.splits.train
         rows = training_rows(
             clips, run, labels=labels, processor=processor, teacher_extractor=extractor, seed=training.seed
         )
-    dev = speech.splits.dev
+    dev = corpus.splits.dev
     make_row = RowMaker(processor.feature_extractor, teacher_extractor=extractor)
     return DistilWhisperTrainer(
         model,
@@ -148,16 +149,27 @@ def _open_teacher(
     )
 
 
-def _of_expert(speech: Speech, name: str) -> list[Clip]:
-    """Test clips of an expert: those of its own domain, or of any where there are none."""
-    everywhere = [clip for clips in speech.test_sets.values() for clip in clips]
-    return [clip for clip in speech.splits.test or everywhere if (clip.expert or clip.language) == name]
+def _of_experts(corpus: Corpus, names: Sequence[str], limit: int | None) -> list[Clip]:
+    """Test clips of every expert: those of its own domain, or of any where there are none."""
+    everywhere = [clip for clips in corpus.test_sets.values() for clip in clips]
+    own = corpus.splits.test or everywhere
+    return [clip for name in names for clip in choose_clips([one for one in own if one.expert_name == name], limit)]
 
 
-def _experts(arguments: SpeechArguments, clips: list[Clip]) -> list[tuple[str, str]]:
+def _gate_shares(
+    model: DistilWhisperForConditionalGeneration, processor: WhisperProcessor, clips: Sequence[Clip]
+) -> dict[str, dict[str, list[float]]]:
+    """Share of open gates of every expert by side and layer, over speech frames and the tokens of the transcripts."""
+    # By their number: two sources may name their clips alike.
+    numbered = [replace(clip, dataset=str(number)) for number, clip in enumerate(clips)]
+    texts = {clip.full_id: clip.text for clip in numbered}
+    return open_shares(record_decisions(System("trained", model.eval(), processor), numbered, texts))
+
+
+def _experts(arguments: DataArguments, clips: list[Clip]) -> list[tuple[str, str]]:
     """Name and language of every expert to train."""
     if not arguments.streaming:
-        return sorted({(clip.expert or clip.language, clip.language) for clip in clips})
+        return sorted({(clip.expert_name, clip.language) for clip in clips})
     languages = one_for_each(arguments.language, arguments.data, "language")
     experts = one_for_each(arguments.expert, arguments.data, "expert")
     if None in languages:

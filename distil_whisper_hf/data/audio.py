@@ -1,8 +1,4 @@
-"""Speech from a file or from encoded bytes: a cheap look at the header, a digest, and samples at one rate.
-
-Decoding is libsndfile's (wav, flac, ogg vorbis, opus, mp3), resampling soxr's; neither ffmpeg, torchaudio nor
-torchcodec is needed.
-"""
+"""The audio of a clip: a cheap look at its header, a digest, and samples at one rate (decoded by `audio_input`)."""
 
 from __future__ import annotations
 
@@ -14,7 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import soundfile
-import soxr
+
+from ..audio_input import decode_file, resample
 
 # Below this share of the length that its header announces, a clip was cut short and no longer says its transcript.
 # (mp3 lengths are estimates; every other format fails or gives its exact length.)
@@ -22,7 +19,22 @@ _COMPLETE = 0.9
 
 
 class AudioError(ValueError):
-    """A clip that cannot be read; the message says which and why."""
+    """A clip that cannot be read; the message says which and why, `missing` whether there is no such file at all."""
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+@dataclass(frozen=True, eq=False)
+class Waveform:
+    """Audio that is in memory already: `samples` `(samples,)`, float32, mono, at `sampling_rate` Hz."""
+
+    samples: np.ndarray
+    sampling_rate: int
+
+    def __str__(self) -> str:
+        return f"{len(self.samples)} samples"
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class JoinedAudio:
         return f"{len(self.parts)} clips from {_name(self.parts[0])} on"
 
 
-AudioSource: TypeAlias = str | bytes | StoredAudio | JoinedAudio
+AudioSource: TypeAlias = str | bytes | StoredAudio | JoinedAudio | Waveform
 
 
 def audio_seconds(source: AudioSource) -> float:
@@ -81,6 +93,8 @@ def audio_seconds(source: AudioSource) -> float:
     """
     if isinstance(source, JoinedAudio):
         return sum(map(audio_seconds, source.parts)) + source.gap_seconds * (len(source.parts) - 1)
+    if isinstance(source, Waveform):
+        return len(source.samples) / source.sampling_rate
     try:
         info = soundfile.info(_openable(source))
     except (soundfile.SoundFileError, OSError) as error:
@@ -98,13 +112,9 @@ def audio_digest(source: AudioSource) -> str:
     """
     if isinstance(source, JoinedAudio):
         source = " ".join([str(source.gap_seconds), *map(audio_digest, source.parts)]).encode()
-    source = source.fetch() if isinstance(source, StoredAudio) else source
-    if isinstance(source, str):
-        try:
-            source = Path(source).read_bytes()
-        except OSError as error:
-            raise _unreadable(source, error) from error
-    return hashlib.blake2b(source, digest_size=16).hexdigest()
+    if isinstance(source, Waveform):
+        return hashlib.blake2b(source.samples.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_content(source), digest_size=16).hexdigest()
 
 
 def read_audio(source: AudioSource, *, sampling_rate: int) -> np.ndarray:
@@ -125,11 +135,12 @@ def read_audio(source: AudioSource, *, sampling_rate: int) -> np.ndarray:
         gap = np.zeros(round(source.gap_seconds * sampling_rate), dtype=np.float32)
         parts = [read_audio(part, sampling_rate=sampling_rate) for part in source.parts]
         return np.concatenate([piece for part in parts for piece in (gap, part)][1:])
+    if isinstance(source, Waveform):
+        return resample(source.samples, source.sampling_rate, sampling_rate, str(source))
+    content = _content(source)
     try:
-        with soundfile.SoundFile(_openable(source)) as file:
-            announced, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
-    except (soundfile.SoundFileError, OSError) as error:
+        samples, rate, announced = decode_file(content, sampling_rate, _name(source))
+    except ValueError as error:
         raise _unreadable(source, error) from error
     if len(samples) < _COMPLETE * announced:
         raise AudioError(
@@ -138,7 +149,18 @@ def read_audio(source: AudioSource, *, sampling_rate: int) -> np.ndarray:
         )
     if not np.isfinite(samples).all():
         raise AudioError(f"Cannot use {_name(source)}: it holds samples that are not finite.")
-    return soxr.resample(samples, rate, sampling_rate) if rate != sampling_rate else samples
+    return resample(samples, rate, sampling_rate, _name(source))
+
+
+def _content(source: str | bytes | StoredAudio) -> bytes:
+    """The encoded bytes of a clip."""
+    found = source.fetch() if isinstance(source, StoredAudio) else source
+    if isinstance(found, bytes):
+        return found
+    try:
+        return Path(found).read_bytes()
+    except OSError as error:
+        raise _unreadable(source, error) from error
 
 
 def _openable(source: AudioSource) -> str | io.BytesIO:
@@ -153,5 +175,6 @@ def _name(source: AudioSource) -> str:
 def _unreadable(source: AudioSource, error: Exception) -> AudioError:
     return AudioError(
         f"Cannot read {_name(source)}: {error} Expected an existing wav, flac, ogg, opus or mp3 file; convert others "
-        "(m4a, webm, …) with ffmpeg."
+        "(m4a, webm, …) with ffmpeg.",
+        missing=isinstance(source, str) and not Path(source).is_file(),
     )

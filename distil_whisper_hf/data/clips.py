@@ -1,14 +1,15 @@
-"""One schema for speech with transcripts, whatever source it comes from, and the paper's choice of subsets."""
+"""One record of an utterance, whatever source it comes from: what is trained on and what is scored."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from .audio import AudioSource
+
+Task = Literal["transcribe", "translate"]
 
 _GENDERS = {"f": "female", "female_feminine": "female", "m": "male", "male_masculine": "male"}
 
@@ -20,7 +21,7 @@ class Clip:
     Attributes:
         id: name of the clip in reports, the same on every machine.
         audio: path, encoded bytes, or a row of a table.
-        text: transcript.
+        text: transcript; for `task="translate"` its English translation.
         language: Whisper's code, such as "ca"; for a language without one, the code of the language it is prompted as.
         speaker: identity of the speaker; empty if unknown.
         gender: "male", "female" or the source's own word; empty if unknown.
@@ -29,7 +30,11 @@ class Clip:
         up_votes: listeners who confirmed the transcript (Common Voice).
         down_votes: listeners who rejected it.
         seconds: length, filled in by screening.
-        digest: of the encoded audio, filled in by screening.
+        digest: of the encoded audio, filled in by screening; changed audio under an old id is another clip.
+        labels: the transcript as token ids with prompt and end, as `LabelBuilder` makes them, filled in by screening.
+        dataset: name of the data set that it is scored in, as in the report.
+        domain: "in" or "out" of the domain that was trained on; empty where that is no question.
+        task: what a model is asked for.
     """
 
     id: str
@@ -44,29 +49,20 @@ class Clip:
     down_votes: int | None = None
     seconds: float | None = None
     digest: str | None = None
+    labels: tuple[int, ...] | None = None
+    dataset: str = ""
+    domain: str = ""
+    task: Task = "transcribe"
 
+    @property
+    def full_id(self) -> str:
+        """The id over all data sets."""
+        return f"{self.dataset}:{self.id}"
 
-def select_subset(clips: Sequence[Clip], size: int) -> list[Clip]:
-    """The `size` clips with the most up-votes and, among equals, the fewest down-votes ("Multilingual DistilWhisper").
-
-    What is equal in both is ordered by a hash of the id, which favours no speaker and no date, and does not depend on
-    the order of the file. A larger subset therefore contains every smaller one.
-
-    Raises:
-        ValueError: clips without votes, or fewer clips than asked for.
-    """
-    if size > len(clips):
-        raise ValueError(f"Expected at least {size} clips to choose from, got {len(clips)}: ask for a smaller subset.")
-    return rank_by_votes(clips)[:size]
-
-
-def rank_by_votes(clips: Sequence[Clip]) -> list[Clip]:
-    """All clips in the order in which `select_subset` takes them.
-
-    Raises:
-        ValueError: clips without votes.
-    """
-    return sorted(clips, key=_rank)
+    @property
+    def expert_name(self) -> str:
+        """The expert that the clip trains, if there is one of that name: the one it names, else its language's."""
+        return self.expert or self.language
 
 
 def language_code(language: str) -> str:
@@ -81,9 +77,3 @@ def gender_name(gender: str) -> str:
     """Lower case, with the older and newer words of Common Voice made one."""
     lowered = gender.strip().lower()
     return _GENDERS.get(lowered, lowered)
-
-
-def _rank(clip: Clip) -> tuple[int, int, str]:
-    if clip.up_votes is None or clip.down_votes is None:
-        raise ValueError(f"Clip {clip.id} has no votes. Expected up_votes and down_votes, as in a Common Voice dump.")
-    return -clip.up_votes, clip.down_votes, hashlib.sha256(clip.id.encode()).hexdigest()

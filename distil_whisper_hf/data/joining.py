@@ -29,8 +29,8 @@ def join_clips(
     """Clips of the same language, expert and speaker joined; every clip is used `copies` times, none is cut.
 
     Args:
-        clips: screened clips, whose `seconds` are known.
-        labels: counts tokens, so that no joined text is too long.
+        clips: screened clips, whose `seconds` and `labels` are known.
+        labels: makes the labels of joined texts.
         max_seconds: most that a joined clip may last, in s, up to Whisper's 30.
         copies: how often the whole set is joined anew, each time in another order.
         seed: the same clips and seed give the same joined clips on every machine.
@@ -46,7 +46,7 @@ def join_clips(
         raise ValueError(f"Expected max_seconds in (0, 30] and copies of at least 1, got {max_seconds} and {copies}.")
     groups: dict[tuple[str, str | None, str], list[Clip]] = defaultdict(list)
     for clip in clips:
-        if clip.seconds is None or clip.digest is None:
+        if clip.seconds is None or clip.digest is None or clip.labels is None:
             raise ValueError(f"Clip {clip.id} has no length: screen the clips before they are joined.")
         groups[clip.language, clip.expert, clip.speaker].append(clip)
     joined = []
@@ -64,26 +64,28 @@ def _join_group(clips: list[Clip], labels: LabelBuilder, max_seconds: float, gen
     seconds, tokens, limit = 0.0, 0, generator.uniform(0.0, max_seconds)
     for clip in generator.sample(clips, len(clips)):
         # Counted with its prompt and end, which joined clips share: a little too many.
-        own_tokens = len(labels(clip.text, language=clip.language))
+        own_tokens = len(clip.labels)
         longer = seconds + GAP_SECONDS + clip.seconds
         if parts and (longer > limit or tokens + own_tokens > MAX_TOKENS):
-            joined.append(_joined(parts))
+            joined.append(_joined(parts, labels))
             parts, seconds, tokens, limit = [], 0.0, 0, generator.uniform(0.0, max_seconds)
             longer = clip.seconds
         parts.append(clip)
         seconds, tokens = longer if len(parts) > 1 else clip.seconds, tokens + own_tokens
-    return [*joined, _joined(parts)]
+    return [*joined, _joined(parts, labels)]
 
 
-def _joined(parts: list[Clip]) -> Clip:
+def _joined(parts: list[Clip], labels: LabelBuilder) -> Clip:
     if len(parts) == 1:
         return parts[0]
     sources: list[str | bytes | StoredAudio] = [part.audio for part in parts]
+    text = " ".join(part.text for part in parts)
     return replace(
         parts[0],
         id="+".join(part.id for part in parts),
         audio=JoinedAudio(tuple(sources), GAP_SECONDS),
-        text=" ".join(part.text for part in parts),
+        text=text,
+        labels=tuple(labels(text, language=parts[0].language)),
         seconds=sum(part.seconds for part in parts) + GAP_SECONDS * (len(parts) - 1),
         digest=hashlib.blake2b(" ".join(part.digest for part in parts).encode(), digest_size=16).hexdigest(),
         up_votes=None,

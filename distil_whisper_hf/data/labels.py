@@ -73,6 +73,10 @@ class LabelBuilder:
             text = f" {text}"
         return [*self.prompt(language), *self._text.encode(text, add_special_tokens=False).ids, self._end]
 
+    def without_language(self, text: str) -> list[int]:
+        """Labels of a clip in no language that Whisper has a token for: task, text and end."""
+        return [*self._task, *self._text.encode(f" {text}", add_special_tokens=False).ids, self._end]
+
     def prompt(self, language: str) -> list[int]:
         """`<|lang|> <|task|> <|notimestamps|>` as ids.
 

@@ -14,7 +14,8 @@ from typing import Any
 from .clips import Clip
 from .columns import Columns, row_reader
 
-_METADATA = ("metadata.csv", "metadata.jsonl")
+METADATA_FILES = ("metadata.csv", "metadata.jsonl")
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
 def read_manifest(
@@ -78,11 +79,11 @@ def read_folder(
     Raises:
         ValueError: no metadata file, or both.
     """
-    present = [name for name in _METADATA if (Path(folder) / name).is_file()]
+    present = [name for name in METADATA_FILES if (Path(folder) / name).is_file()]
     if len(present) != 1:
         raise ValueError(
-            f"Expected one of {' or '.join(_METADATA)} in {folder}, got {' and '.join(present) or 'none'}. A folder "
-            "for each split (train, test) is read one at a time."
+            f"Expected one of {' or '.join(METADATA_FILES)} in {folder}, got {' and '.join(present) or 'none'}. A "
+            "folder for each split (train, test) is read one at a time."
         )
     table = Path(folder) / present[0]
     return read_manifest(table, language=language, expert=expert, columns=columns, where=where)
@@ -119,8 +120,8 @@ def read_common_voice(
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     readers = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _jsonl_rows}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"Expected a manifest that ends in {', '.join(readers)}, got {path.name}.")
+    if path.suffix.lower() not in MANIFEST_SUFFIXES:
+        raise ValueError(f"Expected a manifest that ends in {', '.join(MANIFEST_SUFFIXES)}, got {path.name}.")
     return readers[path.suffix.lower()](path)
 
 

@@ -75,7 +75,7 @@ class Screen:
     """Decide about one clip.
 
     Attributes:
-        labels: counts the tokens of a transcript.
+        labels: makes a transcript token ids: once, for counting and for training.
         max_seconds: longest clip, in s; Whisper's window is 30.
         min_seconds: shortest clip, in s; below it there is no word.
         max_tokens: most labels, prompt and end included; Whisper's decoder has 448 positions.
@@ -90,7 +90,7 @@ class Screen:
     decode: bool = False
 
     def __call__(self, clip: Clip) -> Clip | Rejection:
-        """The clip with cleaned text, length and digest, or why it is left out.
+        """The clip with cleaned text, its labels, length and digest, or why it is left out.
 
         Raises:
             ValueError: a language that the tokenizer has no token for.
@@ -98,9 +98,9 @@ class Screen:
         text = clean_text(clip.text)
         if not text:
             return Rejection(clip.id, "empty_text", repr(clip.text))
-        tokens = len(self.labels(text, language=clip.language))
-        if tokens > self.max_tokens:
-            return Rejection(clip.id, "too_many_tokens", f"{tokens} tokens, {self.max_tokens} fit")
+        labels = self.labels(text, language=clip.language)
+        if len(labels) > self.max_tokens:
+            return Rejection(clip.id, "too_many_tokens", f"{len(labels)} tokens, {self.max_tokens} fit")
         try:
             seconds = audio_seconds(clip.audio)
             if self.decode:
@@ -112,7 +112,7 @@ class Screen:
             return Rejection(clip.id, "empty_audio", f"{seconds:.3f} s")
         if seconds > self.max_seconds:
             return Rejection(clip.id, "too_long", f"{seconds:.2f} s, {self.max_seconds:g} s fit")
-        return replace(clip, text=text, seconds=seconds, digest=digest)
+        return replace(clip, text=text, seconds=seconds, digest=digest, labels=tuple(labels))
 
 
 def screen_clips(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..data.clips import Task
+from ..data.sources import SourceKind
 from .scores.normalization import NormalizerName
 from .scores.numerals import SpellNumbers
 from .systems.hypotheses import GenerationSettings
 from .systems.opening import SystemSpec, parse_spec
 from .systems.quantization import Precision, check_precision
-from .utterances import Task, Utterance
 
-DatasetKind = Literal["folder", "manifest", "common_voice", "hub"]
 Domain = Literal["in", "out", ""]
 
 
@@ -33,14 +32,14 @@ class DatasetSpec:
         task: "translate" compares with English references by BLEU; `columns` then says where these are.
         where: column to value; rows that differ are left out.
         columns: field (audio, text, language, speaker, gender, age, expert) to column, where it has no usual name.
-        limit: at most so many clips (see `choose`); None takes all.
+        limit: at most so many clips (see `data.sampling.choose_clips`); None takes all.
         split, config, revision: for Common Voice (the table) and Hub data sets.
         expert: the expert to take for all rows, where the language does not say it.
     """
 
     path: str
     name: str = ""
-    kind: DatasetKind | Literal[""] = ""
+    kind: SourceKind | Literal[""] = ""
     language: str | None = None
     domain: Domain = ""
     task: Task = "transcribe"
@@ -53,7 +52,7 @@ class DatasetSpec:
     expert: str | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", ("", *get_args(DatasetKind))), ("domain", get_args(Domain))):
+        for name, choices in (("kind", ("", *get_args(SourceKind))), ("domain", get_args(Domain))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r} of {self.path}; choose one of {choices}")
         if self.task not in get_args(Task):
@@ -170,27 +169,6 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"expected a JSON object in {path}, got {type(values).__name__}")
     return values
-
-
-def choose(utterances: Sequence[Utterance], limit: int | None) -> list[Utterance]:
-    """At most `limit` utterances, in their own order: as many speakers as possible, and of each about as many clips.
-
-    Chosen by a hash of the id, so the order of the table does not matter and a larger choice contains a smaller one.
-    """
-    if limit is None or len(utterances) <= limit:
-        return list(utterances)
-    hashed = sorted(range(len(utterances)), key=lambda index: _hash(utterances[index].id))
-    turn: dict[str | None, int] = {}
-    ranks = []
-    for index in hashed:
-        speaker = utterances[index].speaker
-        turn[speaker] = turn.get(speaker, 0) + 1
-        ranks.append((turn[speaker], _hash(utterances[index].id), index))
-    return [utterances[index] for index in sorted(index for _, _, index in sorted(ranks)[:limit])]
-
-
-def _hash(name: str) -> str:
-    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
 
 
 def _check_names(what: str, values: Mapping[str, Any], kind: type) -> None:

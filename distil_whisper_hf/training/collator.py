@@ -1,12 +1,14 @@
-"""Rows of clips as a batch."""
+"""Rows of clips as a batch, and the batch as the trainers take it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data.labels import LabelBuilder
 from .losses import IGNORED
@@ -15,10 +17,10 @@ _FEATURES = ("input_features", "teacher_input_features")
 
 
 class SpeechCollator:
-    """Stack features and build labels, each row with the prompt of its own language.
+    """Stack features and labels, each row with the prompt of its own language.
 
     Args:
-        labels: makes the labels of a row.
+        labels: makes the labels of rows that bring their text instead.
     """
 
     def __init__(self, labels: LabelBuilder) -> None:
@@ -40,7 +42,7 @@ class SpeechCollator:
         batch: dict[str, Any] = {
             name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in _FEATURES if name in rows[0]
         }
-        labels = [self.labels(row["text"], language=row["language"]) for row in rows]
+        labels = [self._labels(row) for row in rows]
         batch["labels"] = torch.full((len(rows), max(map(len, labels))), IGNORED, dtype=torch.int64)
         for row, ids in zip(batch["labels"], labels, strict=True):
             row[: len(ids)] = torch.tensor(ids)
@@ -49,3 +51,34 @@ class SpeechCollator:
         if any(experts):
             batch["expert"] = experts
         return batch
+
+    def _labels(self, row: Mapping[str, Any]) -> Sequence[int]:
+        return row["labels"] if "labels" in row else self.labels(row["text"], language=row["language"])
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """A collated batch with what the losses ask about its rows.
+
+    Attributes:
+        labels: `(batch, tokens)`, -100 where there is no target.
+        prompt: `(batch, tokens)`, the labels shifted to the right: what the decoder is given.
+        model_inputs: everything else that the model itself takes: `input_features` `(batch, mel bins, frames)`.
+        num_frames: `(batch,)`, encoder frames before the padding.
+        teacher_input_features: as the teacher hears them, where it hears otherwise.
+        expert_names: an expert chosen by name for each row, or None; empty where no row has one.
+        expert_ids: `(batch,)`, the expert of each row, -1 for the shared path; None for a model without experts.
+    """
+
+    labels: Tensor
+    prompt: Tensor
+    model_inputs: dict[str, Any]
+    num_frames: Tensor | None = None
+    teacher_input_features: Tensor | None = None
+    expert_names: Sequence[str | None] = field(default=())
+    expert_ids: Tensor | None = None
+
+    @property
+    def target_mask(self) -> Tensor:
+        """`(batch, tokens)`, true where there is a target."""
+        return self.labels != IGNORED

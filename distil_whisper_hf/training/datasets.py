@@ -5,7 +5,8 @@ Nothing is stored, so 28k utterances cost no disk. A row of either data set has
     input_features          float32 (mel bins, 3000)
     teacher_input_features  the same for a teacher with features of its own
     num_frames              encoder frames before the padding, 50 per second
-    text, language, expert  of the clip; `SpeechCollator` makes the labels
+    labels                  token ids, from screening; of a clip that was not screened `text` and `language`
+    expert                  of the clip, None where its language token routes
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class RowMaker:
             AudioError: a clip that cannot be decoded or does not fit the window.
         """
         samples: np.ndarray | None = None
-        row: dict[str, Any] = {"text": clip.text, "language": clip.language, "expert": clip.expert}
+        said = {"text": clip.text, "language": clip.language} if clip.labels is None else {"labels": clip.labels}
+        row: dict[str, Any] = {**said, "expert": clip.expert}
         for name, extractor in self.extractors.items():
             cached = None if self.cache is None or clip.digest is None else self.cache.get(clip.digest, extractor)
             if cached is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.labels import LabelBuilder
 from .arguments import SpeechTrainingArguments
-from .collator import SpeechCollator
-from .losses import IGNORED, cross_entropy
+from .collator import SpeechBatch, SpeechCollator
+from .losses import cross_entropy
 
 # Where a checkpoint is written before it is renamed into place: not a name that a resumed run looks for.
 _STAGING = ".saving"
-# What a batch carries beside the model's own inputs.
-_EXTRAS = ("num_frames", "teacher_input_features", "expert")
 
 
 class SpeechTrainer(Seq2SeqTrainer):
@@ -87,11 +86,10 @@ class SpeechTrainer(Seq2SeqTrainer):
             num_items_in_batch: target tokens in the whole optimiser step, over all accumulated batches and processes;
                 None (evaluation): those of this batch.
         """
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        extras = {name: inputs.pop(name) for name in _EXTRAS if name in inputs}
-        outputs = model(**inputs, **self._forward_arguments(labels, extras))
-        parts = self._loss_parts(outputs, labels, inputs, extras, num_items_in_batch)
+        batch = self._batch(inputs)
+        # The prompt and not the labels, so that the model computes no loss of its own.
+        outputs = model(**batch.model_inputs, decoder_input_ids=batch.prompt, use_cache=False)
+        parts = self._loss_parts(outputs, batch, num_items_in_batch)
         # Processes average their gradients: sums over a number of targets that counts all processes must be scaled up.
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             parts = {name: part * self._process_scale(name) for name, part in parts.items()}
@@ -101,23 +99,26 @@ class SpeechTrainer(Seq2SeqTrainer):
         loss = torch.stack([self._weight(name) * part for name, part in parts.items()]).sum()
         return (loss, outputs) if return_outputs else loss
 
-    def _forward_arguments(self, labels: Tensor, extras: dict[str, Any]) -> dict[str, Any]:
-        """What the model is given beside the features: the prompt, not the labels, so that it computes no loss."""
+    def _batch(self, inputs: Mapping[str, Any]) -> SpeechBatch:
+        """What the collator made, with the prompt of each row."""
+        rest = dict(inputs)
+        labels = rest.pop("labels")
         config = self._whisper().config
-        prompt = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
-        return {"decoder_input_ids": prompt, "use_cache": False}
+        return SpeechBatch(
+            labels=labels,
+            prompt=shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id),
+            num_frames=rest.pop("num_frames", None),
+            teacher_input_features=rest.pop("teacher_input_features", None),
+            expert_names=rest.pop("expert", ()),
+            model_inputs=rest,
+        )
 
     def _loss_parts(
-        self,
-        outputs: Any,
-        labels: Tensor,
-        inputs: dict[str, Any],
-        extras: dict[str, Any],
-        num_items_in_batch: Tensor | int | None,
+        self, outputs: Any, batch: SpeechBatch, num_items_in_batch: Tensor | int | None
     ) -> dict[str, Tensor]:
         """Every part of the loss before its weight: name -> float32 scalar."""
         smoothing = self.args.label_smoothing_factor
-        ce = cross_entropy(outputs.logits, labels, label_smoothing=smoothing, normalizer=num_items_in_batch)
+        ce = cross_entropy(outputs.logits, batch.labels, label_smoothing=smoothing, normalizer=num_items_in_batch)
         return {"ce": ce}
 
     def _weight(self, part: str) -> float:
@@ -226,8 +227,3 @@ def _replace_folder(source: Path, target: Path) -> None:
     if target.exists():
         os.replace(target, source.with_name("replaced"))
     os.replace(source, target)
-
-
-def target_mask(labels: Tensor) -> Tensor:
-    """`(batch, tokens)`, true where there is a target."""
-    return labels != IGNORED

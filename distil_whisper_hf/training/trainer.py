@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from ..checkpoints import ExpertFileError, check_base, read_expert
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .arguments import DistilWhisperTrainingArguments
+from .collator import SpeechBatch
 from .hub_pushes import HubPushMixin
 from .losses import distillation, gate_budget, mask_from_lengths
 from .schedules import GateNoiseCallback, InterpolationCallback, SkipGateCallback
-from .speech_trainer import SpeechTrainer, target_mask
+from .speech_trainer import SpeechTrainer
 from .teacher import BaseTeacher, Teacher
 
 
@@ -80,47 +82,44 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         if args.expert_interpolation < 1.0:
             self.add_callback(InterpolationCallback(self.train_experts, args.expert_interpolation))
 
-    def _forward_arguments(self, labels: Tensor, extras: dict[str, Any]) -> dict[str, Any]:
-        arguments = super()._forward_arguments(labels, extras)
-        _, expert_ids = self._whisper().model.route(arguments["decoder_input_ids"])
-        for row, name in enumerate(extras.get("expert") or ()):
+    def _batch(self, inputs: Mapping[str, Any]) -> SpeechBatch:
+        """The batch with the expert of each row: the one it names, else that of its language token."""
+        batch = super()._batch(inputs)
+        model = self._whisper()
+        _, expert_ids = model.model.route(batch.prompt)
+        for row, name in enumerate(batch.expert_names):
             if name is not None:
-                expert_ids[row] = self._whisper().expert_index(name)
-        extras["expert_ids"] = expert_ids
-        return {**arguments, "expert_ids": expert_ids, "output_gate_values": True}
+                expert_ids[row] = model.expert_index(name)
+        own = {"expert_ids": expert_ids, "output_gate_values": True}
+        return replace(batch, expert_ids=expert_ids, model_inputs={**batch.model_inputs, **own})
 
     def _loss_parts(
-        self,
-        outputs: Any,
-        labels: Tensor,
-        inputs: dict[str, Any],
-        extras: dict[str, Any],
-        num_items_in_batch: Tensor | int | None,
+        self, outputs: Any, batch: SpeechBatch, num_items_in_batch: Tensor | int | None
     ) -> dict[str, Tensor]:
-        parts = super()._loss_parts(outputs, labels, inputs, extras, num_items_in_batch)
+        parts = super()._loss_parts(outputs, batch, num_items_in_batch)
         if self.teacher is not None:
-            heard = extras["teacher_input_features"] if self.teacher.own_features else inputs["input_features"]
+            own = self.teacher.own_features
+            heard = batch.teacher_input_features if own else batch.model_inputs["input_features"]
             parts["kd"] = distillation(
                 outputs.logits,
-                self.teacher(heard, labels),
-                labels,
+                self.teacher(heard, batch.labels),
+                batch.labels,
                 divergence=self.args.distillation,
                 temperature=self.args.temperature,
                 normalizer=num_items_in_batch,
             )
         # A mean, not a sum: the optimiser step has the mean of its batches.
         accumulated = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-        parts["gate"] = self._gate_loss(outputs, labels, extras) / accumulated
+        parts["gate"] = self._gate_loss(outputs, batch) / accumulated
         return parts
 
-    def _gate_loss(self, outputs: Any, labels: Tensor, extras: dict[str, Any]) -> Tensor:
+    def _gate_loss(self, outputs: Any, batch: SpeechBatch) -> Tensor:
         """Mean distance from the budget over the experts that have a row in the batch."""
-        masks = {} if self.args.gate_budget_counts_padding else self._padding_masks(outputs, labels, extras)
-        expert_ids = extras["expert_ids"]
-        present = sorted(set(expert_ids.tolist()) - {-1})
+        masks = {} if self.args.gate_budget_counts_padding else _padding_masks(outputs, batch)
+        present = sorted(set(batch.expert_ids.tolist()) - {-1})
         losses = []
         for index in present:
-            rows = expert_ids == index
+            rows = batch.expert_ids == index
             sides = self._sides(index)
             losses.append(
                 gate_budget(
@@ -133,7 +132,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
                 )
             )
             if self.model.training:
-                self._record_gates(outputs, labels, extras, rows, index)
+                self._record_gates(outputs, batch, rows, index)
         if self.model.training and not losses:
             raise ValueError(
                 f"Expected rows with an expert ({', '.join(self.train_experts)}) in every training batch, got one "
@@ -145,16 +144,9 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         model = self._whisper()
         return model.config.expert_sides(model.expert_names[index])
 
-    def _padding_masks(self, outputs: Any, labels: Tensor, extras: dict[str, Any]) -> dict[str, Tensor]:
-        frames = outputs.encoder_gate_values[0].shape[1]
-        return {
-            "encoder_mask": mask_from_lengths(extras["num_frames"], size=frames),
-            "decoder_mask": target_mask(labels),
-        }
-
-    def _record_gates(self, outputs: Any, labels: Tensor, extras: dict[str, Any], rows: Tensor, index: int) -> None:
+    def _record_gates(self, outputs: Any, batch: SpeechBatch, rows: Tensor, index: int) -> None:
         """Mean gate of each side over speech and targets, by expert."""
-        masks = self._padding_masks(outputs, labels, extras)
+        masks = _padding_masks(outputs, batch)
         name = self._whisper().expert_names[index]
         for side in self._sides(index):
             counted = masks[f"{side}_mask"] & rows.unsqueeze(-1)
@@ -213,3 +205,9 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(os.fspath(self.state.best_model_checkpoint))
+
+
+def _padding_masks(outputs: Any, batch: SpeechBatch) -> dict[str, Tensor]:
+    """Frames of speech `(batch, frames)` and targets `(batch, tokens)`."""
+    frames = outputs.encoder_gate_values[0].shape[1]
+    return {"encoder_mask": mask_from_lengths(batch.num_frames, size=frames), "decoder_mask": batch.target_mask}

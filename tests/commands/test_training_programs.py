@@ -23,8 +23,9 @@ from distil_whisper_hf.cli import main
 from distil_whisper_hf.commands.baseline import BaselineArguments
 from distil_whisper_hf.commands.runs import RunArguments, parse
 from distil_whisper_hf.commands.train import ExpertArguments
+from distil_whisper_hf.data.arguments import DataArguments
+from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.data.sources import SpeechArguments, read_speech
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 
 ROOT = Path(__file__).parents[2]
@@ -225,9 +226,9 @@ def test_two_processes_train_what_one_does(base, catalan, tmp_path):
 def test_every_recipe_parses(path, tmp_path):
     """Silent: a recipe with a flag that was renamed."""
     recipe = json.loads(path.read_text())
-    kinds = (RunArguments, SpeechArguments, BaselineArguments, SpeechTrainingArguments)
+    kinds = (RunArguments, DataArguments, BaselineArguments, SpeechTrainingArguments)
     if "method" not in recipe:
-        kinds = (RunArguments, SpeechArguments, ExpertArguments, DistilWhisperTrainingArguments)
+        kinds = (RunArguments, DataArguments, ExpertArguments, DistilWhisperTrainingArguments)
     words = [str(path), "--output_dir", str(tmp_path), "--use_cpu", "--learning_rate", "0.5"]
     parsed = parse(kinds, words, program="test", description="")
     values = {name: value for part in parsed for name, value in vars(part).items()}
@@ -260,8 +261,8 @@ class TestSources:
         return LabelBuilder(tiny_tokenizer())
 
     def read(self, labels, *data, **changes):
-        arguments = SpeechArguments(data=[str(one) for one in data], **changes)
-        return read_speech(arguments, labels, WhisperFeatureExtractor(chunk_length=2))
+        arguments = DataArguments(data=[str(one) for one in data], **changes)
+        return read_corpus(arguments, labels, WhisperFeatureExtractor(chunk_length=2))
 
     def test_speakers_can_be_kept_apart(self, catalan, labels):
         """Silent: a test score on speakers that were trained on."""

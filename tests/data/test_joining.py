@@ -20,7 +20,9 @@ def labels(tokenizer) -> LabelBuilder:
 
 
 def clip(number: int, seconds: float, text: str = "hola", language: str = "ca", **changes) -> Clip:
-    made = Clip(f"c{number}", f"c{number}.wav", text, language, seconds=seconds, digest=f"d{number}")
+    # Three tokens of prompt, a space and the text's letters, the end.
+    labels = tuple(range(5 + len(text)))
+    made = Clip(f"c{number}", f"c{number}.wav", text, language, seconds=seconds, digest=f"d{number}", labels=labels)
     return replace(made, **changes)
 
 

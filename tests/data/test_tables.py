@@ -15,10 +15,11 @@ from speech_files import encoded, tone, write
 from torch.utils.data import DataLoader, IterableDataset
 
 from distil_whisper_hf.data.audio import audio_seconds
-from distil_whisper_hf.data.clips import Clip, rank_by_votes, select_subset
+from distil_whisper_hf.data.clips import Clip
 from distil_whisper_hf.data.columns import Columns
 from distil_whisper_hf.data.hub_datasets import ClipStream, load_hub_dataset, read_dataset, stream_dataset
 from distil_whisper_hf.data.manifests import read_common_voice, read_folder, read_manifest
+from distil_whisper_hf.data.sampling import rank_by_votes, select_subset
 
 ROWS = [
     {"file_name": "a/one.wav", "sentence": 'Va dir "prou", i prou.', "language": "ca", "speaker": "s1", "gender": "F"},

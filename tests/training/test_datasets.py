@@ -65,9 +65,11 @@ def test_a_row_is_what_whisper_hears_and_what_was_said(clips) -> None:
         samples = read_audio(clip.audio, sampling_rate=16000)
         expected = extractor(samples, sampling_rate=16000, return_tensors="np")["input_features"][0]
         np.testing.assert_allclose(row["input_features"], expected, rtol=0, atol=1e-6)
-        assert (row["text"], row["language"], row["expert"]) == (clip.text, clip.language, clip.expert)
+        assert (row["labels"], row["expert"]) == (clip.labels, clip.expert)
         assert row["num_frames"] == pytest.approx(50 * clip.seconds, abs=1)
-        assert set(row) == {"input_features", "num_frames", "text", "language", "expert"}
+        assert set(row) == {"input_features", "num_frames", "labels", "expert"}
+    unscreened = RowMaker(extractor)(replace(clips[0], labels=None))
+    assert (unscreened["text"], unscreened["language"]) == (clips[0].text, clips[0].language)
 
 
 def test_a_batch_is_complete(clips, labels) -> None:
@@ -186,7 +188,8 @@ def test_a_stream_is_screened_on_the_way(clips, labels, tmp_path, workers: int) 
     path = tmp_path / "left_out.jsonl"
     dataset = StreamingSpeechDataset(stream, Screen(labels), RowMaker(tiny_feature_extractor()), rejections_file=path)
     rows = list(DataLoader(dataset, batch_size=None, num_workers=workers))
-    assert sorted(row["text"] for row in rows) == ["x", "x y", "xxx"]
+    expected = [labels(text, language=clip.language) for text, clip in zip(("x", "x y", "xxx"), clips, strict=False)]
+    assert sorted(list(row["labels"]) for row in rows) == sorted(expected)
     assert all(row["input_features"].shape == (80, 3000) for row in rows)
     assert dataset.counts() == {"empty_text": 1, "unreadable": 2, "too_long": 1}
     assert {json.loads(line)["id"]: json.loads(line)["reason"] for line in path.read_text().splitlines()} == {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ...data.clips import Clip
 from ..recipes import Recipe
 from ..scores.metrics import (
     CorpusScore,
@@ -28,7 +29,6 @@ from ..statistics.speaker_gaps import BiasReport, GapChange, gap_changes, group_
 from ..statistics.speakers import UNDECLARED
 from ..systems.hypotheses import Hypothesis
 from ..systems.opening import SystemSpec
-from ..utterances import Utterance
 
 
 @dataclass(frozen=True)
@@ -134,26 +134,28 @@ def normalizer_for(recipe: Recipe, language: str) -> Normalizer:
     return spelling_normalizer(normalizer, recipe.spell_numbers, language)
 
 
-def score_all(recipe: Recipe, utterances: Sequence[Utterance], answers: Answers) -> list[UtteranceScore]:
+def score_all(recipe: Recipe, clips: Sequence[Clip], answers: Answers) -> list[UtteranceScore]:
     """Scores of all transcribed utterances of all systems."""
-    spoken = [utterance for utterance in utterances if utterance.task == "transcribe"]
-    normalizers = {utterance.language: normalizer_for(recipe, utterance.language) for utterance in spoken}
+    spoken = [clip for clip in clips if clip.task == "transcribe"]
+    normalizers = {clip.language: normalizer_for(recipe, clip.language) for clip in spoken}
     scores = []
     for spec in recipe.systems:
-        for utterance in spoken:
-            hypothesis = answers[spec.name][utterance.full_id]
+        for clip in spoken:
+            hypothesis = answers[spec.name][clip.full_id]
             scores.append(
                 score_utterance(
-                    utterance.reference,
+                    clip.text,
                     hypothesis.text,
-                    normalizer=normalizers[utterance.language],
-                    utterance_id=utterance.full_id,
+                    normalizer=normalizers[clip.language],
+                    utterance_id=clip.full_id,
                     system=spec.name,
-                    language=utterance.language,
-                    speaker=utterance.speaker,
+                    language=clip.language,
+                    speaker=clip.speaker or None,
                     labels={
-                        **utterance.labels,
-                        "dataset": utterance.dataset,
+                        "gender": clip.gender or None,
+                        "age": clip.age or None,
+                        "domain": clip.domain,
+                        "dataset": clip.dataset,
                         "outcome": hypothesis.outcome,
                         "cut": "yes" if hypothesis.cut else None,
                     },
@@ -172,9 +174,7 @@ def capped(score: UtteranceScore) -> UtteranceScore:
     return score if score.empty_reference else replace(score, words=cap(score.words), characters=cap(score.characters))
 
 
-def analyse(
-    recipe: Recipe, utterances: Sequence[Utterance], answers: Answers, scores: Sequence[UtteranceScore]
-) -> Analysis:
+def analyse(recipe: Recipe, clips: Sequence[Clip], answers: Answers, scores: Sequence[UtteranceScore]) -> Analysis:
     """Every table of the report. Deterministic: random numbers come from the recipe's seed."""
     rng = np.random.default_rng(recipe.seed)
     resampling = Resampling(resamples=recipe.resamples, level=recipe.level)
@@ -193,7 +193,7 @@ def analyse(
         for attribute in recipe.attributes:
             _compare_groups(result, recipe, cell, dataset, language, attribute, resampling, rng=rng)
     result.comparisons = _with_holm(result.comparisons)
-    result.bleu = list(_bleu_rows(recipe, utterances, answers, domains, resampling, rng=rng))
+    result.bleu = list(_bleu_rows(recipe, clips, answers, domains, resampling, rng=rng))
     return result
 
 
@@ -353,23 +353,23 @@ def _compare_groups(
 
 def _bleu_rows(
     recipe: Recipe,
-    utterances: Sequence[Utterance],
+    clips: Sequence[Clip],
     answers: Answers,
     domains: Mapping[str, str],
     resampling: Resampling,
     *,
     rng: np.random.Generator,
 ) -> Iterator[BleuRow]:
-    cells: dict[tuple[str, str], list[Utterance]] = {}
-    for utterance in utterances:
-        if utterance.task == "translate":
-            cells.setdefault((utterance.dataset, utterance.language), []).append(utterance)
+    cells: dict[tuple[str, str], list[Clip]] = {}
+    for clip in clips:
+        if clip.task == "translate":
+            cells.setdefault((clip.dataset, clip.language), []).append(clip)
     for (dataset, language), members in cells.items():
         for spec in recipe.systems:
             score = bleu_score(
-                [member.reference for member in members],
+                [member.text for member in members],
                 [answers[spec.name][member.full_id].text for member in members],
-                speakers=[member.speaker for member in members],
+                speakers=[member.speaker or None for member in members],
                 rng=rng,
                 resampling=resampling,
             )

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...data.clips import Clip
 from ..recipes import Recipe
 from ..scores.metrics import UtteranceScore
 from ..statistics.speaker_gaps import GapChange
 from ..systems.costs import Cost
 from ..systems.gates import GateUse
-from ..utterances import Utterance
 from .analysis import CAPPED, Analysis, Answers, GapChangeRow, GapRow
 from .markdown import number, p_text, table, with_interval
 from .sections import render_bleu, render_costs, render_gates, render_trends
@@ -26,7 +26,7 @@ class Report:
     """Everything that the report is made of."""
 
     recipe: Recipe
-    utterances: list[Utterance]
+    clips: list[Clip]
     answers: Answers
     scores: list[UtteranceScore]
     analysis: Analysis
@@ -76,14 +76,14 @@ def _figure(report: Report, name: str, caption: str) -> str:
 def _what(report: Report) -> str:
     rows = []
     for spec in report.recipe.datasets:
-        members = [one for one in report.utterances if one.dataset == spec.name]
+        members = [one for one in report.clips if one.dataset == spec.name]
         speakers = {one.speaker for one in members}
         domain = {"in": "in domain", "out": "out of domain", "": "–"}[spec.domain]
         languages = ", ".join(sorted({one.language for one in members}))
         minutes = sum(one.seconds or 0.0 for one in members) / 60
         task = "into English" if spec.task == "translate" else "transcribed"
         chosen = f"{len(members)} of {report.sizes.get(spec.name, len(members))}"
-        known = "unknown" if None in speakers else str(len(speakers))
+        known = "unknown" if "" in speakers else str(len(speakers))
         rows.append((spec.name, languages, domain, task, chosen, number(minutes), known))
     systems = table(
         ("system", "model", "precision"),
@@ -326,12 +326,12 @@ def _problems(report: Report) -> str:
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     details: dict[str, str] = {}
     for system, answers in report.answers.items():
-        for utterance in report.utterances:
-            answer = answers[utterance.full_id]
+        for clip in report.clips:
+            answer = answers[clip.full_id]
             if answer.outcome != "ok":
-                entry = found.setdefault((utterance.dataset, answer.outcome), {})
-                entry.setdefault(utterance.full_id, []).append(system)
-                details[utterance.full_id] = answer.detail
+                entry = found.setdefault((clip.dataset, answer.outcome), {})
+                entry.setdefault(clip.full_id, []).append(system)
+                details[clip.full_id] = answer.detail
     rows = []
     for (dataset, outcome), clips in found.items():
         systems = sorted({system for names in clips.values() for system in names})

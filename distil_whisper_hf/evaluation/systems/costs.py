@@ -18,9 +18,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ..utterances import Samples, Utterance
+from ...data.audio import Waveform, audio_seconds, read_audio
+from ...data.clips import Clip
 from .hypotheses import GenerationSettings, transcribe_batch
 from .opening import SystemSpec, open_system
+from .outcomes import SAMPLING_RATE
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -60,14 +62,10 @@ class Cost:
     high_ratio: float | None
 
 
-@dataclass(frozen=True)
-class LoadedAudio:
-    """Samples that are in memory already."""
-
-    samples: Samples
-
-    def __call__(self) -> Samples:
-        return self.samples
+def in_memory(clip: Clip) -> Clip:
+    """The clip with its audio decoded, so that reading it is not timed."""
+    samples = read_audio(clip.audio, sampling_rate=SAMPLING_RATE)
+    return replace(clip, audio=Waveform(samples, SAMPLING_RATE))
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -115,12 +113,12 @@ def reset_peak() -> None:
 
 
 def measure_memory(
-    spec: SystemSpec, batch: Sequence[Utterance], settings: GenerationSettings
+    spec: SystemSpec, batch: Sequence[Clip], settings: GenerationSettings
 ) -> tuple[int | None, int | None]:
     """Resident memory (before opening the model, peak while transcribing) of a process of its own, in bytes."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    loaded = [replace(utterance, audio=LoadedAudio(utterance.audio())) for utterance in batch]
+    loaded = [in_memory(clip) for clip in batch]
     process = context.Process(target=_memory_of, args=(spec, loaded, settings, theirs))
     process.start()
     theirs.close()
@@ -136,7 +134,7 @@ def measure_memory(
         process.join()
 
 
-def _memory_of(spec: SystemSpec, batch: Sequence[Utterance], settings: GenerationSettings, answer: Connection) -> None:
+def _memory_of(spec: SystemSpec, batch: Sequence[Clip], settings: GenerationSettings, answer: Connection) -> None:
     on_gpu = torch.device(spec.device).type == "cuda"
     reset_peak()
     idle = 0 if on_gpu else resident_peak()
@@ -150,7 +148,7 @@ def _memory_of(spec: SystemSpec, batch: Sequence[Utterance], settings: Generatio
 
 def measure_costs(
     specs: Sequence[SystemSpec],
-    batch: Sequence[Utterance],
+    batch: Sequence[Clip],
     *,
     settings: GenerationSettings,
     repeats: int = 3,
@@ -165,18 +163,17 @@ def measure_costs(
     memory = {spec.name: measure_memory(spec, batch, settings) for spec in specs}
     systems = [open_system(spec) for spec in specs]
     # Now: some kernels pack their weights anew when they first run.
-    saved = {system.spec.name: disk_bytes(system.model) for system in systems}
-    loaded = [replace(utterance, audio=LoadedAudio(utterance.audio())) for utterance in batch]
-    spoken = sum(len(utterance.audio()) for utterance in loaded) / 16_000
+    saved = {system.name: disk_bytes(system.model) for system in systems}
+    loaded = [in_memory(clip) for clip in batch]
+    spoken = sum(map(audio_seconds, (clip.audio for clip in loaded)))
     times: dict[str, list[float]] = {spec.name: [] for spec in specs}
     for turn in range(repeats + 1):
         for system in systems[turn % len(systems) :] + systems[: turn % len(systems)]:
             made = transcribe_batch(system, loaded, settings)
             if turn > 0:
-                times[system.spec.name].append(sum(hypothesis.seconds for hypothesis in made))
+                times[system.name].append(sum(hypothesis.seconds for hypothesis in made))
     costs = []
-    for system in systems:
-        spec = system.spec
+    for spec, system in zip(specs, systems, strict=True):
         reference = times.get(spec.unquantized().name)
         ratios = [mine / its for mine, its in zip(times[spec.name], reference or [], strict=False)]
         idle, peak = memory[spec.name]

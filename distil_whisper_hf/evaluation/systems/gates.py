@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..utterances import SAMPLING_RATE, AudioUnreadable, Utterance
+from ...data.audio import AudioError, read_audio
+from ...data.clips import Clip
+from ...data.labels import LabelBuilder
 from .opening import System
+from .outcomes import SAMPLING_RATE, WINDOW_SECONDS
 
 # (expert, side, layer) -> one decision for each frame or token, True where the gate is open.
 Decisions: TypeAlias = dict[tuple[str, str, int], NDArray[np.bool_]]
@@ -36,29 +39,30 @@ class GateUse:
 
 
 @torch.inference_mode()
-def record_decisions(system: System, utterances: Sequence[Utterance], texts: Mapping[str, str]) -> Decisions:
+def record_decisions(system: System, clips: Sequence[Clip], texts: Mapping[str, str]) -> Decisions:
     """Decisions of all gates on clips whose language has an expert.
 
     Args:
         system: a DistilWhisper.
-        utterances: clips; those without an expert, over 30 s, or unreadable are passed over.
+        clips: those without an expert, over 30 s, or unreadable are passed over.
         texts: by full id, the text that is fed to the decoder: the same for all systems that are compared.
     """
+    labels = LabelBuilder(system.processor.tokenizer)
     found: dict[tuple[str, str, int], list[np.ndarray]] = {}
-    for utterance in utterances:
-        expert = _expert_of(system, utterance)
-        if expert is None or utterance.full_id not in texts:
+    for clip in clips:
+        expert = _expert_of(system, clip)
+        if expert is None or clip.full_id not in texts:
             continue
         try:
-            samples = utterance.audio()
-        except AudioUnreadable:
+            samples = read_audio(clip.audio, sampling_rate=SAMPLING_RATE)
+        except AudioError:
             continue
         inputs = system.processor.feature_extractor(samples, sampling_rate=SAMPLING_RATE, return_tensors="pt")
-        prompt = _prompt(system, expert, texts[utterance.full_id])
+        prompt = _prompt(system, labels, expert, texts[clip.full_id])
         output = system.model(
-            inputs.input_features.to(system.spec.device, system.dtype),
+            inputs.input_features.to(system.device, system.dtype),
             decoder_input_ids=prompt,
-            expert_ids=torch.tensor([system.expert_names.index(expert)], device=prompt.device),
+            expert_ids=torch.tensor([system.model.expert_index(expert)], device=prompt.device),
             output_gate_values=True,
         )
         # Two feature frames of 10 ms each make one encoder frame; what follows the clip is padding.
@@ -71,6 +75,15 @@ def record_decisions(system: System, utterances: Sequence[Utterance], texts: Map
                 decided = gate[0, :length].float().cpu().numpy() > 0.5
                 found.setdefault((expert, side, layer), []).append(decided)
     return {key: np.concatenate(parts) for key, parts in found.items()}
+
+
+def open_shares(decisions: Decisions) -> dict[str, dict[str, list[float]]]:
+    """Share of open gates in [0, 1]: expert -> "encoder" and "decoder" -> a share for each layer."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for (expert, side, _), decided in sorted(decisions.items()):
+        sides = shares.setdefault(expert, {"encoder": [], "decoder": []})
+        sides[side].append(float(decided.mean()))
+    return shares
 
 
 def gate_use(system: str, decisions: Decisions, compared_with: Decisions | None = None) -> list[GateUse]:
@@ -93,21 +106,16 @@ def gate_use(system: str, decisions: Decisions, compared_with: Decisions | None 
     return rows
 
 
-def _expert_of(system: System, utterance: Utterance) -> str | None:
-    if utterance.task == "translate" or (utterance.seconds or 0.0) > 30.0:
+def _expert_of(system: System, clip: Clip) -> str | None:
+    if clip.task == "translate" or (clip.seconds or 0.0) > WINDOW_SECONDS:
         return None
-    name = utterance.expert or utterance.language
-    return name if name in system.expert_names else None
+    return clip.expert_name if clip.expert_name in system.expert_names else None
 
 
-def _prompt(system: System, expert: str, text: str) -> torch.Tensor:
-    """Decoder input of one row: start, language, task, no timestamps, then the text."""
-    config = system.model.generation_config
+def _prompt(system: System, labels: LabelBuilder, expert: str, text: str) -> torch.Tensor:
+    """Decoder input of one row: start, the expert's language, task, no timestamps, then the text."""
     language = system.model.config.language_experts[expert].get("language")
-    tokens = [system.model.config.decoder_start_token_id]
-    if language is not None:
-        tokens.append(config.lang_to_id[f"<|{language}|>"])
-    tokens += [config.task_to_id["transcribe"], config.no_timestamps_token_id]
-    tokens += system.processor.tokenizer(" " + text, add_special_tokens=False).input_ids
-    most = system.model.config.max_target_positions
-    return torch.tensor([tokens[:most]], device=system.spec.device)
+    # Whisper begins every text with a space; a name of its own is no language of the tokenizer.
+    ids = labels(text, language=language) if language is not None else labels.without_language(text)
+    tokens = [system.model.config.decoder_start_token_id, *ids[:-1]]
+    return torch.tensor([tokens[: system.model.config.max_target_positions]], device=system.device)

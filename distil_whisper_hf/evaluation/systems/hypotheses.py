@@ -1,8 +1,8 @@
 """Transcribing data sets so that an interrupted run goes on where it stopped.
 
-Each batch's hypotheses go to a JSON-lines file in one write, flushed to the disk. Which utterances share a batch is
-decided before the first one runs, from the data set alone, so that a run in two pieces computes the very batches of a
-run in one.
+Each batch's hypotheses go to a JSON-lines file in one write, flushed to the disk. Which clips share a batch is decided
+before the first one runs, from the data set alone, so that a run in two pieces computes the very batches of a run in
+one. `transcribe_clips` does the same without a file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..utterances import (
-    SAMPLING_RATE,
-    WINDOW_SECONDS,
-    AudioUnreadable,
-    Outcome,
-    Samples,
-    Utterance,
-    audio_outcome,
-)
+from ...data.audio import AudioError, read_audio
+from ...data.clips import Clip
 from .opening import System, SystemSpec, open_system, system_digest
+from .outcomes import SAMPLING_RATE, WINDOW_SECONDS, Outcome, Samples, audio_outcome
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a system made of one utterance.
+    """What a system made of one clip.
 
     Attributes:
         dataset, id, digest, language, task: what it was asked.
@@ -83,9 +77,9 @@ class Hypothesis:
         return self.dataset, self.id, self.digest, self.language, self.task
 
 
-def utterance_key(utterance: Utterance) -> tuple[str, ...]:
+def clip_key(clip: Clip) -> tuple[str, ...]:
     """What a stored hypothesis is found by."""
-    return utterance.dataset, utterance.id, utterance.digest, utterance.language, utterance.task
+    return clip.dataset, clip.id, clip.digest or "", clip.language, clip.task
 
 
 class HypothesisStore:
@@ -108,7 +102,7 @@ class HypothesisStore:
                 except (json.JSONDecodeError, TypeError) as error:
                     raise ValueError(
                         f"expected a hypothesis in line {number} of {self.path}, got {line[:80]!r} ({error}): remove "
-                        "the line, and that utterance is transcribed again"
+                        "the line, and that clip is transcribed again"
                     ) from error
                 self.hypotheses[hypothesis.key] = hypothesis
 
@@ -118,11 +112,11 @@ class HypothesisStore:
             if content and not content.endswith(b"\n"):
                 file.truncate(content.rfind(b"\n") + 1)
 
-    def __contains__(self, utterance: Utterance) -> bool:
-        return utterance_key(utterance) in self.hypotheses
+    def __contains__(self, clip: Clip) -> bool:
+        return clip_key(clip) in self.hypotheses
 
-    def __getitem__(self, utterance: Utterance) -> Hypothesis:
-        return self.hypotheses[utterance_key(utterance)]
+    def __getitem__(self, clip: Clip) -> Hypothesis:
+        return self.hypotheses[clip_key(clip)]
 
     def append(self, batch: Iterable[Hypothesis]) -> None:
         """Write hypotheses at once, and let them reach the disk before returning."""
@@ -142,20 +136,20 @@ def store_path(folder: str | Path, spec: SystemSpec, settings: GenerationSetting
     return Path(folder) / f"{name}.{system_digest(spec)}.{settings.digest()}.jsonl"
 
 
-def plan_batches(utterances: Sequence[Utterance], settings: GenerationSettings) -> list[list[Utterance]]:
-    """All batches of a run, a function of the utterances alone.
+def plan_batches(clips: Sequence[Clip], settings: GenerationSettings) -> list[list[Clip]]:
+    """All batches of a run, a function of the clips alone.
 
     Within a data set and task, clips of about the same length share a batch, longest first: a batch decodes for as
     long as its longest text. Clips over 30 s stand alone.
     """
-    groups: dict[tuple[str, str], list[Utterance]] = {}
-    for utterance in utterances:
-        groups.setdefault((utterance.dataset, utterance.task), []).append(utterance)
+    groups: dict[tuple[str, str], list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault((clip.dataset, clip.task), []).append(clip)
     batches = []
     for group in groups.values():
-        ordered = sorted(group, key=lambda utterance: (-(utterance.seconds or 0.0), utterance.id))
-        long = [utterance for utterance in ordered if (utterance.seconds or 0.0) > WINDOW_SECONDS]
-        batches += [[utterance] for utterance in long]
+        ordered = sorted(group, key=lambda clip: (-(clip.seconds or 0.0), clip.id))
+        long = [clip for clip in ordered if (clip.seconds or 0.0) > WINDOW_SECONDS]
+        batches += [[clip] for clip in long]
         short = ordered[len(long) :]
         size = settings.batch_size
         batches += [short[start : start + size] for start in range(0, len(short), size)]
@@ -164,36 +158,47 @@ def plan_batches(utterances: Sequence[Utterance], settings: GenerationSettings) 
 
 def transcribe(
     spec: SystemSpec,
-    utterances: Sequence[Utterance],
+    clips: Sequence[Clip],
     store: HypothesisStore,
     *,
     settings: GenerationSettings,
     open_model: Callable[[SystemSpec], System] = open_system,
     progress: bool = True,
 ) -> int:
-    """Transcribe what the store lacks; returns how many utterances that were.
+    """Transcribe what the store lacks; returns how many clips that were.
 
     The model is opened only if there is something to do.
     """
-    batches = [[u for u in batch if u not in store] for batch in plan_batches(utterances, settings)]
+    batches = [[u for u in batch if u not in store] for batch in plan_batches(clips, settings)]
     batches = [batch for batch in batches if batch]
     total = sum(map(len, batches))
     if total == 0:
         return 0
     system = open_model(spec)
-    with tqdm(
-        total=len(utterances), initial=len(utterances) - total, desc=spec.name, unit="clip", disable=not progress
-    ) as bar:
+    with tqdm(total=len(clips), initial=len(clips) - total, desc=spec.name, unit="clip", disable=not progress) as bar:
         for batch in batches:
             store.append(transcribe_batch(system, batch, settings))
             bar.update(len(batch))
     return total
 
 
-def transcribe_batch(system: System, batch: Sequence[Utterance], settings: GenerationSettings) -> list[Hypothesis]:
+def transcribe_clips(
+    system: System, clips: Sequence[Clip], settings: GenerationSettings, *, progress: bool = True
+) -> list[Hypothesis]:
+    """Hypotheses of a model that is open already, in the order of the clips."""
+    found: dict[int, Hypothesis] = {}
+    with tqdm(total=len(clips), desc=system.name, unit="clip", leave=False, disable=not progress) as bar:
+        for batch in plan_batches(clips, settings):
+            made = transcribe_batch(system, batch, settings)
+            found.update((id(clip), hypothesis) for clip, hypothesis in zip(batch, made, strict=True))
+            bar.update(len(batch))
+    return [found[id(clip)] for clip in clips]
+
+
+def transcribe_batch(system: System, batch: Sequence[Clip], settings: GenerationSettings) -> list[Hypothesis]:
     """Hypotheses of one batch, in its order; clips that cannot be transcribed have their outcome instead of a text."""
     started = time.perf_counter()
-    made: list[dict[str, Any]] = [_look(system, utterance, settings) for utterance in batch]
+    made: list[dict[str, Any]] = [_look(system, clip, settings) for clip in batch]
     todo = [index for index, fields in enumerate(made) if fields["samples"] is not None]
     long = [index for index in todo if len(made[index]["samples"]) > WINDOW_SECONDS * SAMPLING_RATE]
     short = [index for index in todo if index not in long]
@@ -206,20 +211,22 @@ def transcribe_batch(system: System, batch: Sequence[Utterance], settings: Gener
     for fields in made:
         del fields["samples"]
     return [
-        Hypothesis(*utterance_key(utterance), **fields, seconds=round(seconds, 4))
-        for utterance, fields in zip(batch, made, strict=True)
+        Hypothesis(*clip_key(clip), **fields, seconds=round(seconds, 4))
+        for clip, fields in zip(batch, made, strict=True)
     ]
 
 
-def _look(system: System, utterance: Utterance, settings: GenerationSettings) -> dict[str, Any]:
+def _look(system: System, clip: Clip, settings: GenerationSettings) -> dict[str, Any]:
     """The samples of a clip, None where it cannot be transcribed, and its outcome."""
-    nothing = {"samples": None, "text": None, "audio_seconds": utterance.seconds or 0.0}
-    if _prompt_language(system, utterance) is None:
-        return nothing | {"outcome": "language unknown to the model", "detail": utterance.language}
+    nothing = {"samples": None, "text": None, "audio_seconds": clip.seconds or 0.0}
+    if _prompt_language(system, clip) is None:
+        return nothing | {"outcome": "language unknown to the model", "detail": clip.language}
     try:
-        samples = utterance.audio()
-    except AudioUnreadable as error:
-        return nothing | {"outcome": error.outcome, "detail": str(error)}
+        samples = read_audio(clip.audio, sampling_rate=SAMPLING_RATE)
+    except AudioError as error:
+        if error.missing:
+            return nothing | {"outcome": "missing", "detail": f"no file {Path(str(clip.audio)).name}"}
+        return nothing | {"outcome": "unreadable", "detail": str(error)}
     outcome, detail = audio_outcome(samples)
     seconds = round(len(samples) / SAMPLING_RATE, 4)
     found = {"outcome": outcome, "detail": detail, "audio_seconds": seconds}
@@ -230,27 +237,27 @@ def _look(system: System, utterance: Utterance, settings: GenerationSettings) ->
     return nothing | found | {"samples": samples}
 
 
-def _expert(system: System, utterance: Utterance) -> str | None:
+def _expert(system: System, clip: Clip) -> str | None:
     """The expert to name, where the language token alone would not choose it."""
-    if utterance.task == "translate":
+    if clip.task == "translate":
         return None
-    if utterance.expert is not None:
-        return utterance.expert if utterance.expert in system.expert_names else None
-    named = utterance.language in system.expert_names and utterance.language not in system.languages
-    return utterance.language if named else None
+    if clip.expert is not None:
+        return clip.expert if clip.expert in system.expert_names else None
+    named = clip.language in system.expert_names and clip.language not in system.languages
+    return clip.language if named else None
 
 
-def _prompt_language(system: System, utterance: Utterance) -> str | None:
-    """The language to prompt with: the utterance's own, or that of its expert; None if the model has neither."""
-    if utterance.language in system.languages:
-        return utterance.language
-    expert = _expert(system, utterance)
+def _prompt_language(system: System, clip: Clip) -> str | None:
+    """The language to prompt with: the clip's own, or that of its expert; None if the model has neither."""
+    if clip.language in system.languages:
+        return clip.language
+    expert = _expert(system, clip)
     return None if expert is None else system.model.config.language_experts[expert].get("language")
 
 
 @torch.inference_mode()
 def generate(
-    system: System, samples: Sequence[Samples], utterances: Sequence[Utterance], settings: GenerationSettings
+    system: System, samples: Sequence[Samples], clips: Sequence[Clip], settings: GenerationSettings
 ) -> list[tuple[str, bool]]:
     """Text of each clip, and whether `max_new_tokens` ended it. All clips of up to 30 s, or a single longer one."""
     long = len(samples[0]) > WINDOW_SECONDS * SAMPLING_RATE
@@ -259,14 +266,14 @@ def generate(
     inputs = extractor(
         list(samples), sampling_rate=SAMPLING_RATE, return_tensors="pt", return_attention_mask=True, **windowing
     )
-    device, limit = torch.device(system.spec.device), settings.max_new_tokens
+    device, limit = system.device, settings.max_new_tokens
     options: dict[str, Any] = {"num_beams": settings.num_beams, "do_sample": False, "return_timestamps": long}
     if limit is not None:
         options["max_new_tokens"] = limit
     if getattr(system.model.generation_config, "is_multilingual", True):
-        options["language"] = [_prompt_language(system, utterance) for utterance in utterances]
-        options["task"] = utterances[0].task
-    experts = [_expert(system, utterance) for utterance in utterances]
+        options["language"] = [_prompt_language(system, clip) for clip in clips]
+        options["task"] = clips[0].task
+    experts = [_expert(system, clip) for clip in clips]
     if any(experts):
         options["expert"] = experts
     tokens = system.model.generate(

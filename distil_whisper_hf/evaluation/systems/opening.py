@@ -15,7 +15,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 
 from ...configuration_distil_whisper import DistilWhisperConfig
 from ...modeling_distil_whisper import DistilWhisperForConditionalGeneration
-from .quantization import Precision, check_precision, convert, floating_dtype
+from .quantization import Precision, check_precision, convert
 
 if TYPE_CHECKING:
     from transformers import WhisperProcessor
@@ -75,16 +75,21 @@ class SystemSpec:
 
 @dataclass
 class System:
-    """An opened model with its processor, in evaluation mode."""
+    """A model with its processor, in evaluation mode, under the name that it has in reports."""
 
-    spec: SystemSpec
+    name: str
     model: Any
     processor: WhisperProcessor
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the features that the model takes."""
-        return floating_dtype(self.spec.precision, self.spec.device)
+        """Type of the features that the model takes: that of its convolutions, which are never quantised."""
+        return self.model.get_encoder().conv1.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.get_encoder().conv1.weight.device
 
     @property
     def expert_names(self) -> tuple[str, ...]:
@@ -143,7 +148,7 @@ def open_system(spec: SystemSpec) -> System:
         # Expert-only: the base has it.
         source = model.config.base_model_name_or_path
     processor = AutoProcessor.from_pretrained(source)
-    return System(spec, convert(model.eval(), spec.precision, device=spec.device), processor)
+    return System(spec.name, convert(model.eval(), spec.precision, device=spec.device), processor)
 
 
 def system_digest(spec: SystemSpec) -> str:

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from utterances_of_tones import make_utterance
 
-from distil_whisper_hf.evaluation.recipes import choose, recipe_from
+from distil_whisper_hf.evaluation.recipes import recipe_from
 from distil_whisper_hf.evaluation.report.analysis import capped, pairs, quantization_pairs
 from distil_whisper_hf.evaluation.report.document import _verdict
 from distil_whisper_hf.evaluation.report.sections import render_costs
@@ -33,15 +32,6 @@ def test_systems_are_paired_with_what_they_differ_from_in_one_thing():
     c4 = SystemSpec("c", "bnb-nf4")
     assert pairs([a, a8, b, b8, c4]) == [(a, a8), (a, b), (b, b8), (a8, b8)]
     assert quantization_pairs([a, a8, b, b8, c4]) == [(a, a8), (b, b8)]
-
-
-def test_a_limit_takes_many_speakers_and_is_nested():
-    """Prevents forty clips of one speaker from standing for a data set, and a larger limit from starting anew."""
-    clips = [make_utterance(index, speaker=f"s{index % 5}") for index in range(50)]
-    chosen = [set(one.id for one in choose(clips, limit)) for limit in (5, 12, 50)]
-    assert [len(ids) for ids in chosen] == [5, 12, 50] and chosen[0] < chosen[1] < chosen[2]
-    assert len({one.speaker for one in choose(clips, 5)}) == 5
-    assert {one.id for one in choose(clips[::-1], 12)} == chosen[1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from utterances_of_tones import make_utterance
+from clips_of_tones import make_clip
 
 from distil_whisper_hf.evaluation.systems.costs import (
     disk_bytes,
@@ -43,7 +43,7 @@ def test_peak_is_of_what_follows_the_reset():
 def test_costs_are_relative_to_the_unquantised_system(base):
     """Prevents times of different runs, or of different clips, from being divided by each other."""
     specs = [SystemSpec(str(base)), SystemSpec(str(base), "bfloat16"), SystemSpec(str(base), label="other")]
-    batch = [make_utterance(index, 1.0) for index in range(2)]
+    batch = [make_clip(index, 1.0) for index in range(2)]
     plain, half, other = measure_costs([specs[0], specs[1], specs[2]], batch, settings=SETTINGS, repeats=2)
     assert plain.time_ratio == other.time_ratio == 1.0 and half.low_ratio <= half.time_ratio <= half.high_ratio
     assert half.weight_bytes == plain.weight_bytes / 2 and half.parameters == plain.parameters

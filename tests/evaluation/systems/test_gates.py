@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from utterances_of_tones import make_utterance as make
+from clips_of_tones import make_clip as make
 
 from distil_whisper_hf.evaluation.report.figures import gate_figure
 from distil_whisper_hf.evaluation.systems.gates import GateUse, gate_use, record_decisions

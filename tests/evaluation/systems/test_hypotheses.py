@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from utterances_of_tones import make_utterance as make
+from clips_of_tones import make_clip as make
 
-from distil_whisper_hf.evaluation.systems.costs import LoadedAudio
+from distil_whisper_hf.data.audio import Waveform
 from distil_whisper_hf.evaluation.systems.hypotheses import (
     GenerationSettings,
     HypothesisStore,
@@ -20,7 +20,6 @@ from distil_whisper_hf.evaluation.systems.hypotheses import (
     transcribe_batch,
 )
 from distil_whisper_hf.evaluation.systems.opening import SystemSpec, open_system
-from distil_whisper_hf.evaluation.utterances import AudioUnreadable
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = GenerationSettings(max_new_tokens=5, batch_size=3)
@@ -125,27 +124,24 @@ def test_a_line_that_is_no_hypothesis_is_named(tmp_path):
 
 def test_every_clip_has_an_outcome(base):
     """Prevents one bad clip from ending a batch, or from vanishing."""
-
-    def broken():
-        raise AudioUnreadable("no such thing", outcome="missing")
-
     clips = [
         make(0),
-        make(1, audio=broken),
-        make(2, audio=LoadedAudio(np.zeros(0, dtype=np.float32))),
-        make(3, audio=LoadedAudio(np.zeros(16000, dtype=np.float32))),
+        make(1, audio="folder/gone.wav"),
+        make(2, audio=Waveform(np.zeros(0, dtype=np.float32), 16000)),
+        make(3, audio=Waveform(np.zeros(16000, dtype=np.float32), 16000)),
         make(4, language="tlh"),
         make(5, 31.0),
+        make(6, audio=b"no sound"),
     ]
     system = open_system(SystemSpec(str(base)))
-    expected = ["ok", "missing", "no samples", "silence", "language unknown to the model", "ok"]
+    expected = ["ok", "missing", "no samples", "silence", "language unknown to the model", "ok", "unreadable"]
     made = transcribe_batch(system, clips, SETTINGS)
     assert [one.outcome for one in made] == expected
-    assert [one.text is not None for one in made] == [True, False, False, True, False, True]
-    assert made[1].detail == "no such thing" and made[5].audio_seconds == 31.0
+    assert [one.text is not None for one in made] == [True, False, False, True, False, True, False]
+    assert made[1].detail == "no file gone.wav" and made[5].audio_seconds == 31.0
     alone = transcribe_batch(system, clips[:1], SETTINGS)[0]
     assert alone.text == made[0].text and alone.cut
-    (short,) = transcribe_batch(system, clips[5:], replace(SETTINGS, long_form=False))
+    (short,) = transcribe_batch(system, clips[5:6], replace(SETTINGS, long_form=False))
     assert short.outcome == "too long" and short.text is None
 
 

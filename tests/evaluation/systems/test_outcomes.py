@@ -1,9 +1,9 @@
-"""Outcomes of clips, and ids that repeat."""
+"""What the samples of a clip alone say about it."""
 
 import numpy as np
 import pytest
 
-from distil_whisper_hf.evaluation.utterances import Utterance, audio_outcome, spectral_flatness, unique_ids
+from distil_whisper_hf.evaluation.systems.outcomes import audio_outcome, spectral_flatness
 
 RATE = 16000
 
@@ -40,14 +40,3 @@ def test_flatness_is_the_ratio_of_means():
     assert spectral_flatness(tone) < 0.01
     assert spectral_flatness(noise) > 0.95
     assert spectral_flatness(noise[:100]) == 0.0
-
-
-def test_repeated_ids_become_unique_and_are_counted():
-    """Prevents two clips under one id from overwriting each other's hypothesis."""
-
-    def one(name, dataset="d"):
-        return Utterance(name, dataset, "ca", "bon dia", audio=lambda: np.zeros(1, dtype=np.float32))
-
-    found, repeated = unique_ids([one("a"), one("a"), one("b"), one("a"), one("a#2"), one("a", "e")])
-    assert len({utterance.full_id for utterance in found}) == len(found) == 6
-    assert [utterance.id for utterance in found][:2] == ["a", "a#3"] and repeated == {"d:a": 3}

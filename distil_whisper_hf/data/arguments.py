@@ -1,0 +1,121 @@
+"""The flags that say which speech a program reads, the same for training and its baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .columns import Columns
+from .sources import SPLITS, Source
+
+
+@dataclass
+class DataArguments:
+    """Sources of speech with transcripts, and how they are divided."""
+
+    data: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Sources, each of them a folder with metadata.csv or .jsonl, a folder of Common Voice, a manifest "
+            "(.csv, .tsv, .jsonl), or the name of a data set on the Hub."
+        },
+    )
+    language: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Language of each source, or one for all; left out, the table's language column says it."},
+    )
+    expert: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Expert that each source trains, or one for all; left out, that of the language."},
+    )
+    test_data: list[str] = field(
+        default_factory=list, metadata={"help": "Sources of other domains or languages, for testing alone."}
+    )
+    test_language: list[str] = field(default_factory=list, metadata={"help": "Their languages, likewise."})
+    where: list[str] = field(
+        default_factory=list, metadata={"help": "Rows to use, as column=value; those that lack the column are used."}
+    )
+    split_by: str = field(
+        default="text",
+        metadata={
+            "help": "What train, dev and test must not share beside clips: text, speaker or nothing (clip); given: "
+            "take them as the source has them (tables of Common Voice, splits on the Hub, a column `split`).",
+            "choices": ("text", "speaker", "clip", "given"),
+        },
+    )
+    dev_share: float = field(default=0.05, metadata={"help": "Share of the clips for choosing a checkpoint."})
+    test_share: float = field(default=0.15, metadata={"help": "Share of the clips for the reported score."})
+    split_seed: int = field(default=0, metadata={"help": "Another split of the same clips."})
+    subset: int | None = field(
+        default=None, metadata={"help": "Most training clips of each source; those with the most up-votes first."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of data sets on the Hub."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Revision of data sets on the Hub; FLEURS needs refs/convert/parquet."}
+    )
+    dataset_splits: list[str] = field(
+        default_factory=lambda: ["train", "validation", "test"],
+        metadata={"help": "Names of train, dev and test of data sets on the Hub."},
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training clips of data sets on the Hub while training (with --max_steps), without "
+            "downloading them first. There is no dev set then, and what is tested is --test_data."
+        },
+    )
+    audio_column: str | None = field(default=None, metadata={"help": "Column of the audio, if it has an unusual name."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the transcript, likewise."})
+    language_column: str | None = field(default=None, metadata={"help": "Column of the language, likewise."})
+    speaker_column: str | None = field(default=None, metadata={"help": "Column of the speaker, likewise."})
+    leading_space: str = field(
+        default="as_whisper",
+        metadata={
+            "help": "as_whisper begins transcripts with a space, as Whisper does; never is the original's way.",
+            "choices": ("as_whisper", "never"),
+        },
+    )
+
+    def sources(self) -> list[Source]:
+        """A source for each of `data`; ValueError for a list of languages or experts that fits neither all nor each."""
+        languages = one_for_each(self.language, self.data, "language")
+        experts = one_for_each(self.expert, self.data, "expert")
+        return [
+            self._source(*one, splits=self.dataset_splits) for one in zip(self.data, languages, experts, strict=True)
+        ]
+
+    def test_sources(self) -> list[Source]:
+        """A source for each of `test_data`, likewise: the test part of data sets on the Hub, all rows of the others."""
+        languages = one_for_each(self.test_language, self.test_data, "test_language")
+        return [
+            self._source(path, language, None, splits=self.dataset_splits)
+            for path, language in zip(self.test_data, languages, strict=True)
+        ]
+
+    def _source(self, path: str, language: str | None, expert: str | None, *, splits: Sequence[str]) -> Source:
+        return Source(
+            path,
+            language=language,
+            expert=expert,
+            columns=self.columns(),
+            where=dict(pair.split("=", 1) for pair in self.where),
+            config=self.dataset_config,
+            revision=self.dataset_revision,
+            hub_splits=dict(zip(SPLITS, splits, strict=True)),
+        )
+
+    def columns(self) -> Columns:
+        """The columns that were named."""
+        return Columns(
+            audio=self.audio_column,
+            text=self.text_column,
+            language=self.language_column,
+            speaker=self.speaker_column,
+        )
+
+
+def one_for_each(values: Sequence[str], sources: Sequence[str], what: str) -> list[str | None]:
+    """A value for every source, from none, one for all, or one for each; anything else is a ValueError."""
+    if len(values) not in (0, 1, len(sources)):
+        raise ValueError(f"Expected one {what} for all {len(sources)} sources or one for each, got {len(values)}.")
+    return list(values) if len(values) == len(sources) else [values[0] if values else None] * len(sources)

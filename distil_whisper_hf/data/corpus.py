@@ -1,0 +1,161 @@
+"""The speech of a run: its sources read, screened and divided into train, dev and test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm.auto import tqdm
+from transformers import WhisperFeatureExtractor
+
+from .arguments import DataArguments
+from .atomic_files import write_json
+from .clips import Clip
+from .hub_datasets import ClipStream
+from .labels import LabelBuilder
+from .sampling import choose_clips, training_subset
+from .screening import Screen, ScreeningReport, screen_clips
+from .sources import SPLITS, Source, only_known_columns, read_source, stream_source
+from .splits import Splits, join_splits, split_clips
+
+# Clips that a stream holds to draw from.
+_SHUFFLED = 500
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What was read.
+
+    Attributes:
+        splits: train, dev and test of `data`, all sources together.
+        test_sets: name -> clips: the test part of each source of `data`, then each source of `test_data`.
+        out_of_domain: names of the sets of `test_data`.
+        report: what was left out.
+    """
+
+    splits: Splits
+    test_sets: dict[str, list[Clip]]
+    out_of_domain: tuple[str, ...]
+    report: ScreeningReport
+
+    def save(self, folder: Path) -> None:
+        """Write `splits.json` (ids of every set) and `rejections.jsonl` into `folder`, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        ids = {name: [clip.id for clip in getattr(self.splits, name)] for name in SPLITS}
+        sets = {name: [clip.id for clip in clips] for name, clips in self.test_sets.items()}
+        write_json(folder / "splits.json", {**ids, "test_sets": sets, "dropped": list(self.splits.dropped)})
+        self.report.save(folder / "rejections.jsonl")
+
+
+def read_corpus(
+    arguments: DataArguments,
+    labels: LabelBuilder,
+    extractor: WhisperFeatureExtractor,
+    *,
+    test_limit: int | None = None,
+) -> Corpus:
+    """Read, screen and divide all sources.
+
+    Args:
+        arguments: what to read.
+        labels: makes transcripts token ids.
+        extractor: its window is the longest clip.
+        test_limit: most clips of each test set (see `sampling.choose_clips`).
+
+    Raises:
+        ValueError: no source, a list of languages that fits neither the sources nor all of them, or what a source's
+            own reader refuses.
+    """
+    if not arguments.data:
+        raise ValueError("Expected at least one source of speech, got none. Name it: --data FOLDER --language ca.")
+    screen = Screen(labels, max_seconds=float(extractor.chunk_length))
+    report = ScreeningReport()
+    parts: list[Splits] = []
+    test_sets: dict[str, list[Clip]] = {}
+    # What is streamed is not divided here.
+    for source in [] if arguments.streaming else arguments.sources():
+        splits = _splits(source, arguments, screen, report)
+        parts.append(splits)
+        test_sets[_name(source, test_sets)] = choose_clips(splits.test, test_limit)
+    out_of_domain = []
+    for source in arguments.test_sources():
+        part = "test" if source.kind_found == "hub" else None
+        # Chosen before they are screened, so that every program takes the same clips of a set.
+        clips = choose_clips(read_source(only_known_columns(source), split=part), test_limit)
+        out_of_domain.append(_name(source, test_sets))
+        test_sets[out_of_domain[-1]] = _screened(clips, screen, report)
+    # Clips of any test set are taken out of training, those of other domains too.
+    test = [clip for part in parts for clip in part.test]
+    joined = join_splits(
+        train=[clip for part in parts for clip in part.train],
+        dev=[clip for part in parts for clip in part.dev],
+        test=[*test, *(clip for name in out_of_domain for clip in test_sets[name])],
+    )
+    test_sets = {
+        name: [replace(clip, dataset=name, domain="out" if name in out_of_domain else "in") for clip in clips]
+        for name, clips in test_sets.items()
+    }
+    return Corpus(replace(joined, test=test), test_sets, tuple(out_of_domain), report)
+
+
+def stream_clips(arguments: DataArguments) -> ClipTurns:
+    """Training clips of data sets on the Hub, read while they are used, source after source in turn."""
+    seed = arguments.split_seed
+    return ClipTurns([stream_source(source, seed=seed, buffer=_SHUFFLED) for source in arguments.sources()])
+
+
+@dataclass
+class ClipTurns:
+    """Clips of several streams in turn, until the first of them ends: languages stay mixed from batch to batch."""
+
+    streams: list[ClipStream]
+
+    def __iter__(self) -> Iterator[Clip]:
+        for turn in zip(*self.streams, strict=False):
+            yield from turn
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle every stream anew."""
+        for stream in self.streams:
+            stream.set_epoch(epoch)
+
+
+def _splits(source: Source, arguments: DataArguments, screen: Screen, report: ScreeningReport) -> Splits:
+    """Train, dev and test of one source."""
+    source = only_known_columns(source)
+    if arguments.split_by != "given":
+        splits = split_clips(
+            _screened(read_source(source), screen, report),
+            by=arguments.split_by,
+            dev=arguments.dev_share,
+            test=arguments.test_share,
+            seed=arguments.split_seed,
+        )
+    else:
+        sets = {name: _screened(read_source(source, split=name), screen, report) for name in SPLITS}
+        if not sets["dev"] and arguments.dev_share > 0:
+            divided = split_clips(
+                sets["train"], by="text", dev=arguments.dev_share, test=0.0, seed=arguments.split_seed
+            )
+            sets = {"train": divided.train, "dev": divided.dev, "test": sets["test"]}
+        splits = join_splits(**sets)
+    if arguments.subset is None:
+        return splits
+    return replace(splits, train=training_subset(splits.train, arguments.subset))
+
+
+def _screened(clips: list[Clip], screen: Screen, report: ScreeningReport) -> list[Clip]:
+    # A progress bar for what takes longest before the first step: every file is opened once.
+    kept, found = screen_clips(tqdm(clips, desc="Reading clips", unit="clip", leave=False), screen)
+    report.kept += found.kept
+    report.seconds += found.seconds
+    report.rejections += found.rejections
+    return kept
+
+
+def _name(source: Source, taken: dict[str, list[Clip]]) -> str:
+    """Last part of the source's name, made unique."""
+    name = Path(source.path).stem or source.path
+    number = sum(other == name or other.startswith(f"{name}-") for other in taken)
+    return name if name not in taken else f"{name}-{number + 1}"
