@@ -181,8 +181,9 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
     `figures/*.png` and `report.md`. All but the hypotheses, costs and gates are made anew from these each time.
     """
     from ..evaluation.report.analysis import analyse, score_all
-    from ..evaluation.report.document import Report, render
+    from ..evaluation.report.document import Report
     from ..evaluation.report.figures import draw_figures
+    from ..evaluation.report.page import render
     from ..evaluation.report.trends import find_trends
     from ..evaluation.systems.hypotheses import HypothesisStore, store_path, transcribe
 

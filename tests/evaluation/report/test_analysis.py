@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from distil_whisper_hf.evaluation.recipes import recipe_from
-from distil_whisper_hf.evaluation.report.analysis import capped, pairs, quantization_pairs
-from distil_whisper_hf.evaluation.report.document import _verdict
-from distil_whisper_hf.evaluation.report.sections import render_costs
+from distil_whisper_hf.evaluation.report.analysis import Analysis, capped, pairs, quantization_pairs
+from distil_whisper_hf.evaluation.report.bias import _verdict
+from distil_whisper_hf.evaluation.report.cost import render_costs
+from distil_whisper_hf.evaluation.report.document import Report
+from distil_whisper_hf.evaluation.report.trends import Trends
 from distil_whisper_hf.evaluation.scores.metrics import score_utterance
 from distil_whisper_hf.evaluation.scores.normalization import get_normalizer
 from distil_whisper_hf.evaluation.statistics.intervals import Interval
@@ -77,5 +79,6 @@ def test_recipes_expand_and_refuse():
 def test_cost_table_has_a_dash_where_nothing_was_measured():
     """Prevents "None" or "nan" in a table for a system that has no float32 counterpart."""
     cost = Cost("a bnb-int8", "a", "bnb-int8", 74_000_000, 110_000_000, 111_000_000, None, None, 0.5, None, None, None)
-    text = render_costs([cost], clips=8, repeats=3)
+    recipe = recipe_from({"systems": ["a"], "datasets": ["x"]})
+    text = render_costs(Report(recipe, [], {}, [], Analysis(), Trends(), costs=[cost]))
     assert "| a bnb-int8 | 74.0 M | 111 | 110 | – | – | 0.500 | – |" in text
