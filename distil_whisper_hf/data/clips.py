@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
@@ -71,6 +73,26 @@ def language_code(language: str) -> str:
     code = TO_LANGUAGE_CODE.get(lowered, lowered)
     base = code.replace("_", "-").split("-")[0]
     return base if base in LANGUAGES else code
+
+
+def unique_ids(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, int]]:
+    """The clips with ids that are unique in their data set, and how often each repeated id (full) occurs.
+
+    Repetitions stay, as "id#2", "id#3": a data set that names two clips alike must not lose one of them.
+    """
+    seen: Counter[str] = Counter()
+    taken = {clip.full_id for clip in clips}
+    result = []
+    for clip in clips:
+        seen[clip.full_id] += 1
+        number = seen[clip.full_id]
+        if number > 1:
+            while f"{clip.full_id}#{number}" in taken:
+                number += 1
+            clip = replace(clip, id=f"{clip.id}#{number}")
+            taken.add(clip.full_id)
+        result.append(clip)
+    return result, {name: times for name, times in seen.items() if times > 1}
 
 
 def gender_name(gender: str) -> str:

@@ -11,7 +11,7 @@ from transformers import WhisperFeatureExtractor
 
 from .arguments import DataArguments
 from .atomic_files import write_json
-from .clips import Clip
+from .clips import Clip, unique_ids
 from .hub_datasets import ClipStream
 from .labels import LabelBuilder
 from .sampling import choose_clips, training_subset
@@ -81,10 +81,10 @@ def read_corpus(
     out_of_domain = []
     for source in arguments.test_sources():
         part = "test" if source.kind_found == "hub" else None
-        # Chosen before they are screened, so that every program takes the same clips of a set.
-        clips = choose_clips(read_source(only_known_columns(source), split=part), test_limit)
+        # Named and chosen before they are screened, so that every program takes the same clips of a set.
+        clips, _ = unique_ids(read_source(only_known_columns(source), split=part))
         out_of_domain.append(_name(source, test_sets))
-        test_sets[out_of_domain[-1]] = _screened(clips, screen, report)
+        test_sets[out_of_domain[-1]] = _screened(choose_clips(clips, test_limit), screen, report)
     # Clips of any test set are taken out of training, those of other domains too.
     test = [clip for part in parts for clip in part.test]
     joined = join_splits(

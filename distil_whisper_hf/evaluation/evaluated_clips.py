@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ..data.audio import AudioError, audio_digest, audio_seconds
-from ..data.clips import Clip
+from ..data.clips import Clip, unique_ids
 from ..data.columns import Columns
 from ..data.sampling import choose_clips
 from ..data.sources import Source, read_source
@@ -51,26 +50,6 @@ def read_evaluated_clips(spec: DatasetSpec) -> EvaluatedClips:
     clips, repeated = unique_ids([replace(clip, **belonging) for clip in read_source(source, split=split)])
     chosen = choose_clips(clips, spec.limit)
     return EvaluatedClips(list(_with_headers(chosen)), repeated, len(clips))
-
-
-def unique_ids(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, int]]:
-    """The clips with ids that are unique in their data set, and how often each repeated id (full) occurs.
-
-    Repetitions stay, as "id#2", "id#3": a data set that names two clips alike must not lose one of them.
-    """
-    seen: Counter[str] = Counter()
-    taken = {clip.full_id for clip in clips}
-    result = []
-    for clip in clips:
-        seen[clip.full_id] += 1
-        number = seen[clip.full_id]
-        if number > 1:
-            while f"{clip.full_id}#{number}" in taken:
-                number += 1
-            clip = replace(clip, id=f"{clip.id}#{number}")
-            taken.add(clip.full_id)
-        result.append(clip)
-    return result, {name: times for name, times in seen.items() if times > 1}
 
 
 def _with_headers(clips: Sequence[Clip]) -> Iterator[Clip]:

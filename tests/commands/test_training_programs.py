@@ -27,6 +27,7 @@ from distil_whisper_hf.data.arguments import DataArguments
 from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
+from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "--report_to", "none", "--disable_tqdm",
@@ -114,6 +115,45 @@ def test_two_languages_from_folders_to_scores(base, catalan, galician, other_dom
     assert model.expert_names == ("ca", "gl")
     training = model.config.language_experts["ca"]["training"]
     assert (training["distillation"], training["teacher"], training["steps"]) == ("js", "base", 2)
+
+
+@pytest.mark.parametrize("program", ["train", "baseline"])
+@pytest.mark.parametrize(("choice", "begins_with"), [("never", "t"), ("as_whisper", "Ġ")])
+def test_the_leading_space_is_trained_as_it_is_counted(
+    base, catalan, tmp_path, monkeypatch, program, choice, begins_with
+):
+    """Silent: a flag that screening obeys and training does not, in every recipe of the paper."""
+    seen = []
+    batch = SpeechTrainer._batch
+
+    def recorded(trainer, inputs):
+        seen.append(inputs["labels"])
+        return batch(trainer, inputs)
+
+    monkeypatch.setattr(SpeechTrainer, "_batch", recorded)
+    method = ["--distillation", "none"] if program == "train" else []
+    words = [program, "--model", str(base), *method, "--data", str(catalan), "--leading_space", choice]
+    assert main([*words, "--output_dir", str(tmp_path / "out"), "--test", "none", *TINY]) == 0
+    # The first token of the text, behind language, task and no timestamps.
+    first = {token for labels in seen for token in tiny_tokenizer().convert_ids_to_tokens(labels[:, 3].tolist())}
+    assert first == {begins_with}
+
+
+def test_a_limit_means_the_same_clips_in_every_program(base, catalan, other_domain, tmp_path):
+    """Silent: scores of a run and of an evaluation that are of other clips, under one number."""
+    run, report = tmp_path / "run", tmp_path / "report"
+    folder = speech_folder(tmp_path / "far", "ca", 9, hertz=500.0)
+    words = ["train", "--model", str(base), "--distillation", "none", "--data", str(catalan), "--test_data",
+             str(folder), "--test_limit", "4", "--where", "suspect=0", "--test", "trained"]  # fmt: skip
+    assert main([*words, "--output_dir", str(run), *TINY]) == 0
+    trained = json.loads((run / "scores.json").read_text())["transcripts"]["far"]["ids"]
+    words = ["evaluate", "--systems", str(base), "--data", str(folder), "--limit", "4", "--where", "suspect=0"]
+    assert main([*words, "--no-cost", "--max-new-tokens", "2", "--quiet", "--output", str(report)]) == 0
+    lines = (report / "scores.jsonl").read_text().splitlines()
+    evaluated = [json.loads(line)["id"].partition(":")[2] for line in lines]
+    # What cannot be trained on: broken, too long, the second row of a clip, which says nothing.
+    unusable = {"broken.wav", "long.wav", "clip0.wav#2"}
+    assert len(evaluated) == 4 and [name for name in evaluated if name not in unusable] == trained
 
 
 def test_streamed_clips_train_without_a_download(base, catalan, other_domain, tmp_path):

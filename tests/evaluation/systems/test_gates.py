@@ -7,7 +7,7 @@ import pytest
 from clips_of_tones import make_clip as make
 
 from distil_whisper_hf.evaluation.report.figures import gate_figure
-from distil_whisper_hf.evaluation.systems.gates import GateUse, gate_use, record_decisions
+from distil_whisper_hf.evaluation.systems.gates import GateUse, gate_use, open_shares, record_decisions
 from distil_whisper_hf.evaluation.systems.opening import SystemSpec, open_system
 
 
@@ -21,6 +21,18 @@ def test_decisions_are_those_of_speech_and_tokens(whole):
     # Start, language, task, no timestamps; a space and two letters.
     assert len(decisions["ca", "decoder", 0]) == 2 * (4 + 3)
     assert 0 < np.mean(decisions["ca", "encoder", 0]) < 1
+
+
+def test_experts_by_language_and_by_name_share_a_set(whole):
+    """Prevents the gates of rows that their language routes from being counted as closed beside rows that name one."""
+    system = open_system(SystemSpec(str(whole)))
+    clips = [make(0, 0.5), make(1, 0.5, language="it", expert="sc"), make(2, 0.5)]
+    texts = {clip.full_id: "ab" for clip in clips}
+    mixed = open_shares(record_decisions(system, clips, texts))
+    assert set(mixed) == {"ca", "sc"} and [len(mixed["ca"][side]) for side in ("encoder", "decoder")] == [1, 2]
+    assert mixed["ca"] == open_shares(record_decisions(system, [clips[0], clips[2]], texts))["ca"]
+    assert mixed["sc"] == open_shares(record_decisions(system, clips[1:2], texts))["sc"]
+    assert all(0 < share < 1 for name in mixed for share in mixed[name]["encoder"])
 
 
 def test_share_of_flips_is_counted_by_layer():

@@ -1,7 +1,6 @@
-"""The clips that an evaluation reads."""
+"""The record of an utterance."""
 
-from distil_whisper_hf.data.clips import Clip
-from distil_whisper_hf.evaluation.evaluated_clips import unique_ids
+from distil_whisper_hf.data.clips import Clip, unique_ids
 
 
 def test_repeated_ids_become_unique_and_are_counted():
