@@ -15,6 +15,7 @@ from transformers import (
 from .checkpoints import ExpertFileError
 from .configuration_distil_whisper import DistilWhisperConfig
 from .modeling_distil_whisper import DistilWhisperForConditionalGeneration, DistilWhisperModel
+from .moved import install_old_paths
 from .pipeline_distil_whisper import DistilWhisperASRPipeline
 
 __version__ = "0.1.0"
@@ -34,3 +35,5 @@ AutoModelForSpeechSeq2Seq.register(DistilWhisperConfig, DistilWhisperForConditio
 AutoTokenizer.register(DistilWhisperConfig, WhisperTokenizer, exist_ok=True)
 AutoFeatureExtractor.register(DistilWhisperConfig, WhisperFeatureExtractor, exist_ok=True)
 AutoProcessor.register(DistilWhisperConfig, WhisperProcessor, exist_ok=True)
+
+install_old_paths()
