@@ -20,7 +20,7 @@ FIGURES = ROOT / "docs" / "figures"
 WITH_HUB = ("publish.md",)
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
 PROGRAMS = [
-    (page.name, words)
+    (str(page.relative_to(ROOT)), words)
     for page in (README, *PAGES, EXAMPLES, ROOT / "CONTRIBUTING.md")
     for words in commands(page)
     if words[0] == "distil-whisper" or (words[0] == "python" and words[1].startswith(("examples/", "benchmarks/")))
@@ -84,12 +84,14 @@ def parse_only(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize(("page", "words"), PROGRAMS, ids=[f"{page}: {' '.join(w[:3])}" for page, w in PROGRAMS])
+@pytest.mark.parametrize(("page", "words"), PROGRAMS, ids=[f"{page} {w[1]}" for page, w in PROGRAMS])
 def test_commands_parse(page, words, parse_only, monkeypatch):
     """Silent: a command in the documentation with a flag that the program does not have."""
     monkeypatch.setattr(sys, "argv", words if words[0] != "python" else words[1:])
     with pytest.raises(Parsed):
         if words[0] == "python":
+            # As python does: a program finds the modules beside it.
+            monkeypatch.syspath_prepend(str((ROOT / words[1]).parent))
             runpy.run_path(str(ROOT / words[1]), run_name="__main__")
         from distil_whisper_hf.cli import main
 
