@@ -31,3 +31,8 @@ test:
 
 bench:
 	"$(PYTHON)" benchmarks/inference.py
+
+.PHONY: docs
+docs:
+	"$(PYTHON)" -m pip install -q -e ".[docs]"
+	"$(PYTHON)" -m mkdocs build --strict

@@ -65,6 +65,7 @@ setup(
         "export": EXPORT,
         "demo": DEMO,
         "dev": DEV,
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",
