@@ -78,7 +78,7 @@ ROOM_ARROW: dict[str, set[str]] = {
     "evaluation.scores": {"core"},
     "evaluation.statistics": {"core", "evaluation.scores"},
     "evaluation.systems": {"core", "data"},
-    "evaluation.recipes": {"data", "evaluation.scores", "evaluation.systems"},
+    "evaluation.recipes": {"data", "evaluation.scores", "evaluation.statistics", "evaluation.systems"},
     "evaluation.evaluated_clips": {"data", "evaluation.recipes"},
     "evaluation.report": {
         "core",

@@ -17,7 +17,8 @@ from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..training.arguments import SpeechTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset
 from ..training.speech_trainer import SpeechTrainer
-from .runs import RunArguments, command_line, finish, parse, prepare, report, train, training_rows
+from .runs import RunArguments, command_line, finish, parse, prepare, report, show_rows, train, training_rows
+from .starting import check_libraries, check_output_dir
 
 
 @dataclass
@@ -42,7 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run, data, baseline, training = parse(kinds, arguments, program="distil-whisper baseline", description=__doc__)
     if data.streaming:
         raise ValueError("Expected data that is read before training: streaming is for experts (distil-whisper train).")
+    check_output_dir(training.output_dir, weights=True)
+    check_libraries(["peft"] if baseline.method == "lora" else [], what="LoRA")
     processor, labels, corpus = prepare(run, data, training)
+    if run.dry_run:
+        clips = training_rows(corpus.splits.train, run, labels=labels, processor=processor, seed=training.seed)
+        show_rows(clips, processor, labels, corpus)
+        return 0
     main_process = training.process_index == 0
     if not run.test_only:
         model = WhisperForConditionalGeneration.from_pretrained(run.model)

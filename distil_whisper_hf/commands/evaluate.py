@@ -52,11 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         recipe = recipe_from(_values(args))
+        _check_start(recipe)
         data = read_data(recipe)
-        _check_models(recipe)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
+    if args.dry_run:
+        print(show_data(recipe, data))
+        return 0
     command = "distil-whisper evaluate " + shlex.join(words)
     report = evaluate(recipe, data, command=command, progress=not args.quiet)
     print(f"{len(report.scores)} scores of {len(report.clips)} clips: {Path(recipe.output) / 'report.md'}")
@@ -95,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="default: cpu")
     parser.add_argument("--no-cost", action="store_true", help="do not measure time and memory")
     parser.add_argument("--cost-clips", type=int, help="clips for time and memory; default: 8")
+    parser.add_argument("--dry_run", action="store_true", help="read the data, say what is there, and stop")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -163,15 +167,45 @@ def read_data(recipe: Recipe) -> Data:
     return data
 
 
-def _check_models(recipe: Recipe) -> None:
-    """Before anything is transcribed: whether there are such models; `ValueError` names one that is not."""
-    from transformers import AutoConfig
+def _check_start(recipe: Recipe) -> None:
+    """Refuse what could only fail once clips have been transcribed."""
+    from .starting import check_libraries, check_new_tokens, check_output_dir, open_config
 
+    check_output_dir(recipe.output, weights=True)
     for model in dict.fromkeys(spec.model for spec in recipe.systems):
-        try:
-            AutoConfig.from_pretrained(model)
-        except OSError as error:
-            raise ValueError(f"expected a Whisper in {model!r}, a folder or a Hub name: {error}") from error
+        config = open_config(model, what="--systems")
+        check_new_tokens(config, recipe.generation.max_new_tokens, flag="--max_new_tokens")
+    needed = {"bitsandbytes": "bnb", "torchao": "torchao"}
+    precisions = [spec.precision for spec in recipe.systems]
+    for library, kind in needed.items():
+        wanted = [precision for precision in precisions if precision.startswith(kind)]
+        check_libraries([library] if wanted else [], what=f"the precision {', '.join(dict.fromkeys(wanted))}")
+    check_libraries(["peft"] if any(spec.adapter for spec in recipe.systems) else [], what="a LoRA adapter")
+    check_libraries(["matplotlib"], what="the report's figures")
+    if any(spec.task == "translate" for spec in recipe.datasets):
+        check_libraries(["sacrebleu"], what="scores of translations")
+    if recipe.spell_numbers != "no":
+        check_libraries(["num2words"], what="numerals as words")
+
+
+def show_data(recipe: Recipe, data: Data) -> str:
+    """What would be evaluated: every data set with its size, speakers and unreadable clips, and the first rows."""
+    from ..evaluation.report.analysis import normalizer_for
+    from .preview import ROWS, count
+
+    lines = []
+    for spec in recipe.datasets:
+        members = [clip for clip in data.clips if clip.dataset == spec.name]
+        unreadable = [clip.id for clip in members if clip.digest == "unreadable"]
+        lines.append(f"{spec.name}: {count(members)}; chosen of {data.sizes[spec.name]}")
+        if unreadable:
+            lines.append(f"  cannot be read: {', '.join(unreadable)}")
+        for clip in members[:ROWS]:
+            reference = clip.text
+            if clip.task == "transcribe":
+                reference = normalizer_for(recipe, clip.language)(clip.text)
+            lines.append(f"  {clip.id} ({clip.language}, {clip.seconds or 0.0:.2f} s): {reference}")
+    return "\n".join(lines)
 
 
 def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = True) -> Report:

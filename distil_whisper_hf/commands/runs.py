@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from ..training.datasets import RowMaker, SpeechDataset
 from ..training.features import FeatureCache
 from ..training.speech_trainer import SpeechTrainer
 from .final_scores import ScoreRow, score_system, table
+from .preview import count, preview
+from .starting import check_new_tokens, open_config
 
 # Steps and seconds of a run, kept for tests that come later.
 OUTCOME_FILE = "training.json"
@@ -65,6 +67,19 @@ class RunArguments:
         metadata={"help": "Of the tested models.", "choices": ("float32", "bfloat16", "float16")},
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir, if any."})
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Read, screen and divide the speech, say what came of it, show the first rows, write splits.json "
+            "and rejections.jsonl, and stop."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("join_copies", 1), ("test_limit", 1), ("test_batch_size", 1), ("join_seconds", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} must be at least {least}, got {value}.")
 
 
 def parse(kinds: Sequence[type], arguments: Sequence[str] | None, *, program: str, description: str) -> tuple[Any, ...]:
@@ -106,9 +121,6 @@ def training_rows(
     seed: int = 0,
 ) -> SpeechDataset:
     """The training set, its clips joined if that is wanted."""
-    window = processor.feature_extractor.chunk_length
-    if run.join_seconds > window:
-        raise ValueError(f"join_seconds must be at most the model's window of {window} s, got {run.join_seconds:g}.")
     if run.join_seconds > 0:
         clips = join_clips(clips, labels=labels, max_seconds=run.join_seconds, copies=run.join_copies, seed=seed)
     cache = None if run.feature_cache is None else FeatureCache(run.feature_cache)
@@ -122,12 +134,21 @@ def prepare(
     """Open the processor, read and divide the speech, say and write what came of it.
 
     Raises:
-        ValueError: no model named, or what reading the speech refuses.
+        ValueError: a setting that the run could only fail by later, or what reading the speech refuses.
     """
-    if run.model is None:
-        raise ValueError("Expected a Whisper to start from, got none. Name it: --model openai/whisper-small.")
+    config = open_config(run.model)
+    if run.test != "none":
+        check_new_tokens(config, run.test_max_new_tokens, flag="--test_max_new_tokens")
+    if run.test_only and not (Path(training.output_dir) / OUTCOME_FILE).is_file():
+        raise ValueError(
+            f"Expected a run to test in {training.output_dir!r}, found no {OUTCOME_FILE}. Train first, without "
+            "--test_only."
+        )
     set_seed(training.seed)
     processor = AutoProcessor.from_pretrained(run.model)
+    window = processor.feature_extractor.chunk_length
+    if run.join_seconds > window:
+        raise ValueError(f"--join_seconds must be at most the model's window of {window} s, got {run.join_seconds:g}.")
     labels = LabelBuilder(processor.tokenizer, leading_space=data.leading_space)
     corpus = read_corpus(data, labels, processor.feature_extractor, test_limit=run.test_limit)
     if training.process_index == 0:
@@ -135,6 +156,16 @@ def prepare(
         print(corpus.splits.report())
         corpus.save(Path(training.output_dir))
     return processor, labels, corpus
+
+
+def show_rows(
+    rows: SpeechDataset | Iterable[Clip], processor: WhisperProcessor, labels: LabelBuilder, corpus: Corpus
+) -> None:
+    """The end of a dry run: the test sets, and the first rows as the model will see them."""
+    for name, clips in corpus.test_sets.items():
+        domain = "out of domain" if name in corpus.out_of_domain else "in domain"
+        print(f"test set {name} ({domain}): {count(clips)}")
+    print(preview(rows.clips if isinstance(rows, SpeechDataset) else rows, processor.tokenizer, labels))
 
 
 def train(trainer: SpeechTrainer, run: RunArguments) -> dict[str, Any]:

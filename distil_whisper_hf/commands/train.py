@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, WhisperProcessor
 
-from ..configuration_distil_whisper import EXPERT_SIDES
+from ..configuration_distil_whisper import EXPERT_SIDES, DistilWhisperConfig
 from ..data.arguments import DataArguments, one_for_each
 from ..data.clips import Clip
 from ..data.corpus import Corpus, stream_clips
@@ -27,7 +27,8 @@ from ..training.arguments import DistilWhisperTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset, StreamingSpeechDataset
 from ..training.teacher import BaseTeacher, Teacher
 from ..training.trainer import DistilWhisperTrainer
-from .runs import RunArguments, command_line, finish, parse, prepare, report, train, training_rows
+from .runs import RunArguments, command_line, finish, parse, prepare, report, show_rows, train, training_rows
+from .starting import check_disk_space, check_libraries, check_output_dir, expert_bytes, open_config
 
 
 @dataclass
@@ -65,8 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status."""
     kinds = (RunArguments, DataArguments, ExpertArguments, DistilWhisperTrainingArguments)
     run, data, expert, training = parse(kinds, arguments, program="distil-whisper train", description=__doc__)
+    _check_start(run, data, expert, training)
     processor, labels, corpus = prepare(run, data, training)
     names = _experts(data, corpus.splits.train)
+    if run.dry_run:
+        rows = (
+            stream_clips(data)
+            if data.streaming
+            else training_rows(corpus.splits.train, run, labels=labels, processor=processor, seed=training.seed)
+        )
+        show_rows(rows, processor, labels, corpus)
+        return 0
+    _check_room(run, expert, training, len(names))
     main_process = training.process_index == 0
     if not run.test_only:
         trainer = _trainer(run, data, expert, training, processor, labels, corpus)
@@ -90,6 +101,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gates = _gate_shares(trained, processor, _of_experts(corpus, [name for name, _ in names], run.test_limit))
     report(systems, processor, corpus, run, training, command=command_line("train", arguments), gates=gates)
     return 0
+
+
+def _check_start(
+    run: RunArguments, data: DataArguments, expert: ExpertArguments, training: DistilWhisperTrainingArguments
+) -> None:
+    """Refuse what could only fail later."""
+    check_output_dir(training.output_dir)
+    if (expert.teacher is None) != (training.distillation == "none") and not (run.test_only or run.dry_run):
+        got = "no teacher" if expert.teacher is None else f"the teacher {expert.teacher}"
+        raise ValueError(
+            f"Expected --teacher exactly where there is a distillation, got {got} with --distillation "
+            f"{training.distillation}. Name a teacher, or choose --distillation none."
+        )
+    if expert.teacher not in (None, "base"):
+        open_config(expert.teacher, what="--teacher")
+        check_libraries(["bitsandbytes"] if expert.teacher_precision == "int8" else [], what="an int8 teacher")
+    if data.streaming and training.max_steps < 1 and not run.test_only:
+        raise ValueError(
+            "Expected the number of steps of a streamed run, which has no end of its own: --max_steps 1000."
+        )
+
+
+def _check_room(
+    run: RunArguments, expert: ExpertArguments, training: DistilWhisperTrainingArguments, experts: int
+) -> None:
+    """Refuse a run whose experts and checkpoints the disk has no room for."""
+    config = DistilWhisperConfig.from_pretrained(run.model)
+    kept = 0 if training.save_strategy == "no" else (training.save_total_limit or 2)
+    needed = experts * expert_bytes(config, sides=expert.expert_sides, checkpoints=kept)
+    check_disk_space(Path(training.output_dir), needed, what=f"{experts} experts and {kept} checkpoints")
 
 
 def _trainer(

@@ -12,6 +12,7 @@ from ..data.clips import Task
 from ..data.sources import SourceKind
 from .scores.normalization import NormalizerName
 from .scores.numerals import SpellNumbers
+from .statistics.intervals import Resampling
 from .systems.hypotheses import GenerationSettings
 from .systems.opening import SystemSpec, parse_spec
 from .systems.quantization import Precision, check_precision
@@ -110,6 +111,11 @@ class Recipe:
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise ValueError(f"expected one name for each {what}, got {', '.join(repeated)} twice: set a label")
+        # Refuses numbers that no interval could be made of.
+        Resampling(resamples=self.resamples, level=self.level)
+        for name in ("cost_clips", "cost_repeats", "gate_clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
         choices = {"normalizer": get_args(NormalizerName), "spell_numbers": get_args(SpellNumbers)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -43,6 +43,12 @@ class GenerationSettings:
     long_form: bool = True
     batch_size: int = 8
 
+    def __post_init__(self) -> None:
+        for name in ("num_beams", "batch_size", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} of at least 1, got {value}")
+
     def digest(self) -> str:
         state = {key: value for key, value in asdict(self).items() if key != "batch_size"}
         return hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=4).hexdigest()
