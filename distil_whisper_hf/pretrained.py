@@ -86,7 +86,8 @@ class PretrainedMixin:
             # that the Auto classes put into `adapter_kwargs`. And it was named by a repository, so no pickle is read.
             base = named
             base_hub = {"revision": "main", "subfolder": "", "adapter_kwargs": {}, "use_safetensors": True}
-        beside = [name for name in wanted if source is not None and find_expert(name, source, **hub) is not None]
+        found = {name: None if source is None else find_expert(name, source, **hub) for name in wanted}
+        beside = {name: path for name, path in found.items() if path is not None}
         inside = [name for name in wanted if name not in beside]
         unknown = [name for name in inside if name not in config.language_experts]
         if unknown:
@@ -109,8 +110,8 @@ class PretrainedMixin:
                 f"{expert_filename(inside[0])}, found neither ({len(missing)} tensors missing, {missing[0]} the first)."
             )
         model._complete_generation_config(source, base, hub)
-        for name in beside:
-            model.load_expert(name, source, **hub)
+        for name, path in beside.items():
+            model.load_expert(name, path)
             model.config.language_experts[name] = {**stored.get(name, {}), **model.config.language_experts[name]}
         # In the order of the configuration, whichever way each was stored.
         model.config.language_experts = {name: model.config.language_experts[name] for name in wanted}
@@ -155,7 +156,7 @@ class PretrainedMixin:
             beside = Path(name)
             super().save_pretrained(beside, is_main_process, {} if experts_only else state_dict, **kwargs)
             if is_main_process:
-                self._save_generation_config(beside)
+                self.save_generation_config(beside)
                 if experts_only:
                     (beside / SAFE_WEIGHTS_NAME).unlink(missing_ok=True)
                     for expert in self.expert_names:
@@ -184,7 +185,7 @@ class PretrainedMixin:
                 f"{str(folder)!r}. Choose another folder, or save the whole checkpoint there."
             )
 
-    def _save_generation_config(self, folder: Path) -> None:
+    def save_generation_config(self, folder: Path) -> None:
         """Without a task in it, Whisper's language detection would leave the task token out of the prompt."""
         if not self.can_generate() or not getattr(self.generation_config, "task_to_id", None):
             return

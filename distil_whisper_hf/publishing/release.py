@@ -119,7 +119,7 @@ def write_experts(
     config.architectures = ["DistilWhisperForConditionalGeneration"]
     config.dtype = str(model.dtype).removeprefix("torch.")
     config.save_pretrained(folder)
-    model._save_generation_config(Path(folder))
+    model.save_generation_config(Path(folder))
     for file in files:
         write_expert(file, folder, config)
 

@@ -109,10 +109,12 @@ def test_a_dry_run_shows_what_would_be_trained_on(base, speech, tmp_path, capsys
     """Silent: a preview that trains, or shows other rows than training would take."""
     from distil_whisper_hf.cli import main
 
-    output = tmp_path / "out"
-    assert main(words("train", base, speech, output, "--dry_run", "--test_data", str(speech))) == 0
+    output, far = tmp_path / "out", tmp_path / "far"
+    write(far / "clip.wav", 0.3, hertz=900.0)
+    (far / "metadata.csv").write_text("file_name,text,language\nclip.wav,far away,ca\n")
+    assert main(words("train", base, speech, output, "--dry_run", "--test_data", str(far))) == 0
     printed = capsys.readouterr().out
-    assert "1 unreadable" in printed and "3 speakers" in printed and "test set calls-2 (out of domain)" in printed
+    assert "1 unreadable" in printed and "3 speakers" in printed and "test set far (out of domain): 1 clips" in printed
     assert printed.count("(0.40 s, expert ca)") == 5
     assert "<|ca|><|transcribe|><|notimestamps|> text " in printed and "<|endoftext|>" in printed
     assert sorted(path.name for path in output.iterdir()) == ["rejections.jsonl", "splits.json"]
