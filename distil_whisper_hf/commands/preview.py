@@ -7,6 +7,7 @@ from itertools import islice
 
 from transformers import WhisperTokenizer
 
+from ..data.audio import JoinedAudio
 from ..data.clips import Clip
 from ..data.labels import LabelBuilder
 
@@ -20,7 +21,8 @@ def preview(clips: Iterable[Clip], tokenizer: WhisperTokenizer, labels: LabelBui
     for clip in rows:
         ids = clip.labels or labels(clip.text, language=clip.language)
         length = "length unknown" if clip.seconds is None else f"{clip.seconds:.2f} s"
-        lines.append(f"  {clip.id} ({length}, expert {clip.expert_name})")
+        name = str(clip.audio) if isinstance(clip.audio, JoinedAudio) else clip.id
+        lines.append(f"  {name} ({length}, expert {clip.expert_name})")
         lines.append(f"    {tokenizer.decode(ids)}")
     return "\n".join(lines)
 
