@@ -29,17 +29,15 @@ from .statistics.intervals import (
 from .statistics.language_gaps import (
     ResourceTrend,
     SizeTrend,
-    TrainingHours,
-    resource_class,
     resource_gap,
     resource_trend,
     size_trend,
     size_trend_change,
-    training_hours,
 )
 from .statistics.paired import PairedComparison, compare_systems, holm, pair_utterances, sign_flip_p_value
 from .statistics.speaker_gaps import BiasReport, GapChange, GroupGap, GroupRate, gap_changes, speaker_gaps
 from .statistics.speakers import canonical_age, canonical_gender
+from .statistics.training_hours import TrainingHours, resource_class, training_hours
 from .systems.costs import Cost, measure_costs
 from .systems.hypotheses import GenerationSettings, Hypothesis, HypothesisStore, transcribe
 from .systems.opening import System, SystemSpec, open_system
