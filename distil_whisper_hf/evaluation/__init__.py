@@ -16,7 +16,7 @@ from .scores.metrics import (
 )
 from .scores.normalization import Normalizer, get_normalizer, is_unspaced, language_code
 from .scores.numerals import spelling_normalizer
-from .scores.translation import BleuScore, bleu_score
+from .statistics.bleu_intervals import BleuScore, bleu_score
 from .statistics.intervals import (
     Clusters,
     Interval,

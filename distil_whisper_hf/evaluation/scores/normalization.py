@@ -150,8 +150,8 @@ def get_normalizer(name: NormalizerName = "unicode", language: str | None = None
     - `"basic"`: Whisper's own for all languages but English (Radford et al. 2022, appendix C), as in transformers. It
       deletes combining marks (Hindi "कि की" becomes "क क") and text in brackets, so use it only to compare with
       published figures. Letters are not split by spaces in any language.
-    - `"english"`: Whisper's own for English: contractions and numbers. Without the table of British and American
-      spellings, which stands in Whisper checkpoints, as the label says.
+    - `"english"`: Whisper's own for English: contractions and numbers. British and American spellings stay apart, as
+      the label says: their table is part of Whisper checkpoints.
     - `"none"`: the text as it is; words are what white space separates.
 
     Raises `ValueError` for another name, and for `"english"` with another language.
