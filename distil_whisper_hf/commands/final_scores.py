@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, WhisperProcessor
 
+from .. import markdown
 from ..data.clips import Clip
 from ..data.labels import LabelBuilder
 from ..evaluation.report.analysis import capped
@@ -193,18 +194,20 @@ def gate_use(
 
 def table(rows: Sequence[ScoreRow]) -> str:
     """Rows as Markdown, rates with one decimal."""
-    header = "| set | domain | language | system | WER % | capped | CER % | ins | del | sub | loops | clips |"
-    lines = [header, "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+    header = (
+        "set", "domain", "language", "system", "WER %", "capped", "CER %", "ins", "del", "sub", "loops", "clips",
+    )  # fmt: skip
+    lines = []
     for row in rows:
         names = (row.dataset, row.domain, row.language, row.system)
         rates = (f"{rate:.1f}" for rate in (row.wer, row.wer_capped, row.cer))
         counts = (row.insertions, row.deletions, row.substitutions, row.loops, row.clips)
-        lines.append("| " + " | ".join(map(str, (*names, *rates, *counts))) + " |")
+        lines.append((*names, *rates, *counts))
     normalizers = ", ".join(sorted({row.normalizer for row in rows}))
     note = (
         f"Normaliser: {normalizers}. Capped: WER with no clip counted above 100 %, so that no single loop decides it."
     )
-    return "\n".join([*lines, "", note])
+    return f"{markdown.table(header, lines)}\n\n{note}"
 
 
 def as_dicts(rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...markdown import table
 from ..recipes import Recipe
 from ..scores.metrics import UtteranceScore
 from ..statistics.speaker_gaps import GapChange
@@ -14,7 +15,7 @@ from ..systems.costs import Cost
 from ..systems.gates import GateUse
 from ..utterances import Utterance
 from .analysis import CAPPED, Analysis, Answers, GapChangeRow, GapRow
-from .markdown import number, p_text, table, with_interval
+from .markdown import number, p_text, with_interval
 from .sections import render_bleu, render_costs, render_gates, render_trends
 from .trends import Trends
 

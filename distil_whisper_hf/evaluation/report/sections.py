@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...markdown import table
 from ..systems.costs import Cost
 from ..systems.gates import GateUse
 from .analysis import BleuRow
-from .markdown import number, p_text, table, with_interval
+from .markdown import number, p_text, with_interval
 from .trends import Trends
 
 _MEGABYTE = 1e6
