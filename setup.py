@@ -54,7 +54,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["distil_whisper_hf", "distil_whisper_hf.*"]),
-    package_data={"distil_whisper_hf": ["py.typed"], "distil_whisper_hf.evaluation.statistics": ["data/*.csv"]},
+    package_data={
+        "distil_whisper_hf": ["py.typed"],
+        "distil_whisper_hf.evaluation.statistics": ["data/*.csv"],
+        "distil_whisper_hf.publishing": ["card.md"],
+    },
     entry_points={"console_scripts": ["distil-whisper=distil_whisper_hf.cli:main"]},
     python_requires=">=3.11",
     install_requires=CORE,

@@ -17,6 +17,9 @@ NAMES = json.loads((Path(__file__).parent / "public_names_0_1.json").read_text(e
 # What is gone, and why nobody needs it.
 GONE = {
     "checkpoints.ORIGINAL_KEYS": "the original's key names are parsed, see original_release.expert_key",
+    "evaluation.metrics.Untranscribed": "clips without a hypothesis always count as deleted",
+    "results.CHOICES": "the dataclasses of publishing.measured_results say what a field may be",
+    "results.FIELDS": "the same",
     "training.speech_trainer.target_mask": "a property of training.collator.SpeechBatch",
 }
 

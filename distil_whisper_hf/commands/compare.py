@@ -24,7 +24,8 @@ from ..evaluation.scores.metrics import ErrorCounts, UtteranceScore, aggregate, 
 from ..evaluation.scores.normalization import get_normalizer
 from ..evaluation.statistics.intervals import error_arrays, make_clusters, rate_interval
 from ..evaluation.statistics.paired import compare_systems
-from ..publishing.measured_results import read_results
+from ..markdown import table
+from ..publishing.measured_results import Gates, MeasuredResults, Row, read_results
 from .runs import command_line
 
 BASE = "whisper"
@@ -83,9 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reference is not None:
         for name in reference.run.get("gates", {}):
             about = {} if args.about is None else json.loads(args.about.read_text(encoding="utf-8"))
-            results = {**about, **card_results(systems, reference, name)}
-            read_results(results)
-            write_json(args.reference / f"results.{name}.json", results)
+            results = read_results({**about, **card_results(systems, reference, name).as_dict()})
+            write_json(args.reference / f"results.{name}.json", results.as_dict())
     return 0
 
 
@@ -153,7 +153,8 @@ def rates_table(systems: Sequence[System], reference: System | None, trained: se
     """WER with its 95 % interval, CER, loops, the difference from the reference, and what changed elsewhere."""
     header = ["set", "language", "domain", "system", "WER % [95 %]", "capped", "CER %", "loops", "clips"]
     header += [f"WER - {reference.name}'s [95 %]"] if reference else []
-    lines = [[*header, "transcripts changed", "words changed %"]]
+    header += ["transcripts changed", "words changed %"]
+    lines = []
     base = systems[0] if systems[0].name == BASE else None
     for dataset in systems[0].scores:
         for system in systems:
@@ -178,18 +179,18 @@ def rates_table(systems: Sequence[System], reference: System | None, trained: se
         "so that no single loop decides it. Changed: against plain Whisper's transcripts as they are written, so a "
         "capital or a comma counts."
     )
-    return f"{_markdown(lines)}\n\n{note}"
+    return f"{table(header, lines)}\n\n{note}"
 
 
 def cost_table(systems: Sequence[System]) -> str:
     """Trained parameters, steps and seconds of every run."""
-    lines = [["system", "trained parameters", "steps", "s / step"]]
+    lines = []
     for system in systems:
         if system.name != BASE:
             run = system.run
             seconds = run["seconds"] / run["steps"]
             lines.append([system.name, f"{run['trained_parameters']:,}", str(run["steps"]), f"{seconds:.1f}"])
-    return _markdown(lines)
+    return table(("system", "trained parameters", "steps", "s / step"), lines)
 
 
 def gate_shares(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Sequence[float]]]]:
@@ -214,7 +215,7 @@ def gate_table(shares: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> s
         return ""
     width = max(map(len, rows))
     header = ["expert", "side", *(f"layer {number}" for number in range(1, width - 1))]
-    return _markdown([header, *([*row, *[""] * (width - len(row))] for row in rows)])
+    return table(header, ([*row, *[""] * (width - len(row))] for row in rows))
 
 
 def draw_gates(shares: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
@@ -240,29 +241,29 @@ def draw_gates(shares: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path
     figure.savefig(path, dpi=150)
 
 
-def card_results(systems: Sequence[System], reference: System, name: str) -> dict[str, Any]:
-    """Figures of one expert and of what it was compared with, in the fields that model cards are built from."""
+def card_results(systems: Sequence[System], reference: System, name: str) -> MeasuredResults:
+    """Figures of one expert and of what it was compared with."""
     rows = []
     for system in systems:
         for dataset, scores in system.scores.items():
             (cell,) = aggregate(scores, by=())
             for metric in ("wer", "cer"):
                 rows.append(
-                    {
-                        "system": {BASE: "base", reference.name: "expert"}.get(system.name, system.name),
-                        "dataset": dataset,
-                        "split": "test",
-                        "domain": system.domains[dataset],
-                        "language": str(scores[0].language),
-                        "metric": metric.upper(),
-                        "value": round(getattr(cell, metric), 2),
-                        "normalizer": cell.normalizer,
-                        "clips": cell.utterances,
-                        "command": system.run["command"],
-                    }
+                    Row(
+                        system={BASE: "base", reference.name: "expert"}.get(system.name, system.name),
+                        dataset=dataset,
+                        split="test",
+                        domain=system.domains[dataset],
+                        language=str(scores[0].language),
+                        metric=metric.upper(),
+                        value=round(getattr(cell, metric), 2),
+                        normalizer=cell.normalizer,
+                        clips=cell.utterances,
+                        command=system.run["command"],
+                    )
                 )
-    gates = {**reference.run["gates"][name], "command": reference.run["command"]}
-    return {"rows": rows, "gates": gates}
+    gates = Gates(**reference.run["gates"][name], command=reference.run["command"])
+    return MeasuredResults(rows=rows, gates=gates)
 
 
 def _rate(scores: Sequence[UtteranceScore]) -> str:
@@ -283,8 +284,3 @@ def _changes(before: Sequence[str], after: Sequence[str]) -> tuple[str, str]:
     pairs = list(zip(before, after, strict=True))
     edits = sum((word_counts(*pair) for pair in pairs), ErrorCounts())
     return f"{sum(old != new for old, new in pairs)} of {len(pairs)}", f"{edits.rate:.1f}"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([rows[0], "|" + "---|" * len(lines[0]), *rows[1:]])

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from ..data.clips import Clip
 from ..evaluation.report.analysis import capped
-from ..evaluation.report.markdown import table as markdown_table
 from ..evaluation.scores.metrics import UtteranceScore, aggregate, score_utterance
 from ..evaluation.scores.normalization import get_normalizer
 from ..evaluation.systems.hypotheses import GenerationSettings, transcribe_clips
 from ..evaluation.systems.opening import System
+from ..markdown import table as markdown_table
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ..checkpoints import GEOMETRY, ExpertFileError, check_same_base, expert_fil
 from ..configuration_distil_whisper import DistilWhisperConfig
 from .card import is_own_card, model_card
 from .listing import EXPERT_FILE, WEIGHTS, check_token, is_weight_file, remote_config, remote_header
-from .measured_results import eval_result_file, read_results
+from .measured_results import MeasuredResults, eval_result_file, read_results
 
 CARD_NAME = "README.md"
 RESULTS_FILE = "results.{}.json"
@@ -257,7 +257,7 @@ class _Push:
         added[CONFIG_NAME] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
         results = self.merged_results(head, remote, config["language_experts"])
         for name in config["language_experts"]:
-            text = eval_result_file(results.get(name, {}), name)
+            text = eval_result_file(results.get(name, MeasuredResults()), name)
             if text is not None and (self.folder / RESULTS_FILE.format(name)).exists():
                 added[EVAL_RESULTS_FILE.format(name)] = text.encode()
         card = self.card(head, remote, config, results, whole)
@@ -307,7 +307,7 @@ class _Push:
             mine = read_header(self.folder / name)
             check_same_base(mine.name, mine.fingerprint, theirs.fingerprint, mine.base_model, theirs.base_model)
 
-    def merged_results(self, head: str, remote: dict[str, int], experts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def merged_results(self, head: str, remote: dict[str, int], experts: Iterable[str]) -> dict[str, MeasuredResults]:
         found = {}
         for name in experts:
             filename = RESULTS_FILE.format(name)
@@ -320,7 +320,12 @@ class _Push:
         return found
 
     def card(
-        self, head: str, remote: dict[str, int], config: dict[str, Any], results: dict[str, Any], whole: bool
+        self,
+        head: str,
+        remote: dict[str, int],
+        config: dict[str, Any],
+        results: dict[str, MeasuredResults],
+        whole: bool,
     ) -> str | None:
         """The card to push; None leaves the repository's own."""
         own = self.folder / CARD_NAME

@@ -58,7 +58,7 @@ def complete_release(
         folder: a whole or expert-only checkpoint.
         repo_id: the repository that it is for; the card names it.
         processor: None takes the base's.
-        results: measured figures by expert name, as JSON files or their content (see `results`).
+        results: measured figures by expert name, as JSON files or their content (see `measured_results`).
         with_code: add the model's code, so that `trust_remote_code=True` opens it where this package is not installed.
         with_card: write the card too. A push makes its own, from what the repository will hold.
 
@@ -75,7 +75,7 @@ def complete_release(
     checked = {name: read_results(source) for name, source in (results or {}).items()}
     _save_processor(folder, processor, config.get("base_model_name_or_path"))
     for name, found in checked.items():
-        (folder / RESULTS_FILE.format(name)).write_text(_json(found), encoding="utf-8")
+        (folder / RESULTS_FILE.format(name)).write_text(_json(found.as_dict()), encoding="utf-8")
         text = eval_result_file(found, name)
         if text is not None:
             path = folder / EVAL_RESULTS_FILE.format(name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from ...markdown import table
 from .document import Report
-from .markdown import number, p_text, table, with_interval
+from .numbers import number, p_text, with_interval
 
 _SHOWN_IDS = 5
 

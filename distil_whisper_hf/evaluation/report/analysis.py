@@ -22,7 +22,7 @@ from ..scores.metrics import (
 )
 from ..scores.normalization import Normalizer, get_normalizer
 from ..scores.numerals import can_spell, spelling_normalizer
-from ..scores.translation import BleuScore, bleu_score
+from ..statistics.bleu_intervals import BleuScore, bleu_score
 from ..statistics.intervals import TOO_FEW_CLUSTERS, Interval, Resampling, error_arrays, make_clusters, rate_interval
 from ..statistics.paired import compare_systems, holm
 from ..statistics.speaker_gaps import BiasReport, GapChange, gap_changes, group_of, speaker_gaps

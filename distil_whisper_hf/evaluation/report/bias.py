@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...markdown import table
 from ..statistics.speaker_gaps import GapChange
 from .analysis import CAPPED, GapChangeRow, GapRow
 from .document import Report
-from .markdown import number, p_text, table, with_interval
+from .numbers import number, p_text, with_interval
 
 
 def render_gaps(report: Report) -> str:

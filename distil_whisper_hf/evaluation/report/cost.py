@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...markdown import table
 from ..systems.gates import GateUse
 from .document import Report
-from .markdown import number, table
+from .numbers import number
 
 _MEGABYTE = 1e6
 

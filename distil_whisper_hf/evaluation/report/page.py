@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...markdown import table
 from .accuracy import render_bleu, render_comparisons, render_problems, render_rates
 from .bias import render_gaps, render_trends
 from .cost import render_costs, render_gates
 from .document import Report
-from .markdown import number, table
+from .numbers import number
 
 
 def render(report: Report) -> str:

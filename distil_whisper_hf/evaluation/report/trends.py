@@ -15,13 +15,12 @@ from ..statistics.intervals import Interval, Resampling
 from ..statistics.language_gaps import (
     ResourceTrend,
     SizeTrend,
-    resource_class,
     resource_gap,
     resource_trend,
     size_trend,
     size_trend_change,
-    training_hours,
 )
+from ..statistics.training_hours import resource_class, training_hours
 from .analysis import RateRow, quantization_pairs
 
 

@@ -18,7 +18,6 @@ import jiwer
 from .normalization import Normalizer, is_unspaced
 
 Metric = Literal["wer", "cer"]
-Untranscribed = Literal["delete", "exclude"]
 
 # Whisper's own limit, above which its decoder rejects a segment (Radford et al. 2022, section 4.5).
 COMPRESSION_RATIO_LIMIT = 2.4
@@ -149,16 +148,14 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
-def longest_repetition(
-    units: Sequence[str], *, longest_ngram: int = LONGEST_REPEATED_NGRAM
-) -> tuple[int, tuple[str, ...]]:
+def longest_repetition(units: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     """The longest run of consecutive copies of one n-gram, and the n-gram; of equally long runs the shortest n-gram.
 
     `["a", "b", "a", "b", "a", "c"]` gives `(2, ("a", "b"))`: a copy that is cut short does not count. `(0, ())` if
     empty.
     """
     best, ngram = (1, tuple(units[:1])) if units else (0, ())
-    for n in range(1, min(longest_ngram, len(units) // 2) + 1):
+    for n in range(1, min(LONGEST_REPEATED_NGRAM, len(units) // 2) + 1):
         equal = 0
         for start in range(len(units) - n):
             equal = equal + 1 if units[start] == units[start + n] else 0
@@ -242,9 +239,8 @@ class CorpusScore:
 
     `words` and `characters` leave out utterances with an empty reference. Those are listed in `empty_references`, and
     what was recognised in them, all of it insertions, is in `empty_reference_words` and `empty_reference_characters`.
-    `untranscribed` lists the utterances without a hypothesis; `excluded_untranscribed` says whether they are left out
-    of the rates. `duplicates` lists ids that occur more than once; each occurrence counts. `loops` lists repetition
-    loops.
+    `untranscribed` lists the utterances without a hypothesis; they count as wholly deleted. `duplicates` lists ids that
+    occur more than once; each occurrence counts. `loops` lists repetition loops.
     """
 
     key: Mapping[str, str | None]
@@ -259,7 +255,6 @@ class CorpusScore:
     empty_reference_words: ErrorCounts
     empty_reference_characters: ErrorCounts
     untranscribed: tuple[str, ...]
-    excluded_untranscribed: bool
     loops: tuple[str, ...]
     duplicates: tuple[str, ...]
 
@@ -274,41 +269,31 @@ class CorpusScore:
         return self.characters.rate
 
 
-def scored_utterances(
-    scores: Iterable[UtteranceScore], *, untranscribed: Untranscribed = "delete"
-) -> list[UtteranceScore]:
-    """Utterances that enter an error rate: with a reference, and with a hypothesis if those without are excluded."""
-    if untranscribed not in get_args(Untranscribed):
-        raise ValueError(f"unknown untranscribed={untranscribed!r}; choose one of 'delete', 'exclude'")
-    return [score for score in scores if not score.empty_reference and (score.transcribed or untranscribed == "delete")]
+def scored_utterances(scores: Iterable[UtteranceScore]) -> list[UtteranceScore]:
+    """Utterances that enter an error rate: those with a reference, whether they were transcribed or not."""
+    return [score for score in scores if not score.empty_reference]
 
 
-def aggregate(
-    scores: Iterable[UtteranceScore],
-    by: Sequence[str] = ("system", "language"),
-    *,
-    untranscribed: Untranscribed = "delete",
-) -> list[CorpusScore]:
+def aggregate(scores: Iterable[UtteranceScore], by: Sequence[str] = ("system", "language")) -> list[CorpusScore]:
     """Sum utterances that agree in all keys of `by` (`system`, `language`, `speaker` or a label), in order of
     appearance.
 
-    `untranscribed="delete"` counts an utterance without a hypothesis as wholly deleted; `"exclude"` leaves it out of
-    the rates. Either way it is listed. Raises `ValueError` for an unknown key, and when one sum would mix systems or
-    normalisers.
+    An utterance without a hypothesis counts as wholly deleted, and is listed. Raises `ValueError` for an unknown key,
+    and when one sum would mix systems or normalisers.
     """
     cells: dict[tuple[str | None, ...], list[UtteranceScore]] = {}
     for score in scores:
         cells.setdefault(tuple(score.key(name) for name in by), []).append(score)
-    return [_sum(dict(zip(by, key, strict=True)), cell, untranscribed) for key, cell in cells.items()]
+    return [_sum(dict(zip(by, key, strict=True)), cell) for key, cell in cells.items()]
 
 
-def _sum(key: Mapping[str, str | None], cell: list[UtteranceScore], untranscribed: Untranscribed) -> CorpusScore:
+def _sum(key: Mapping[str, str | None], cell: list[UtteranceScore]) -> CorpusScore:
     for name in ("system", "normalizer"):
         values = sorted({str(score.key(name)) for score in cell})
         if len(values) > 1:
             raise ValueError(f"one error rate over several {name}s ({', '.join(values)}): add {name!r} to `by`")
     metrics = {primary_metric(score.language) for score in cell}
-    scored = scored_utterances(cell, untranscribed=untranscribed)
+    scored = scored_utterances(cell)
     empty = [score for score in cell if score.empty_reference]
     return CorpusScore(
         key=key,
@@ -323,7 +308,6 @@ def _sum(key: Mapping[str, str | None], cell: list[UtteranceScore], untranscribe
         empty_reference_words=reduce(add, (score.words for score in empty), ErrorCounts()),
         empty_reference_characters=reduce(add, (score.characters for score in empty), ErrorCounts()),
         untranscribed=tuple(score.utterance_id for score in cell if not score.transcribed),
-        excluded_untranscribed=untranscribed == "exclude",
         loops=tuple(score.utterance_id for score in cell if score.repetition.is_loop),
         duplicates=tuple(name for name, times in Counter(score.utterance_id for score in cell).items() if times > 1),
     )

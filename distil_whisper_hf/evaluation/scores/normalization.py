@@ -5,7 +5,7 @@ An error rate means nothing without its normaliser, so each `Normalizer` carries
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -143,20 +143,15 @@ def _without_orphan_marks(text: str) -> str:
     return "".join(kept)
 
 
-def get_normalizer(
-    name: NormalizerName = "unicode",
-    language: str | None = None,
-    *,
-    english_spelling: Mapping[str, str] | None = None,
-) -> Normalizer:
+def get_normalizer(name: NormalizerName = "unicode", language: str | None = None) -> Normalizer:
     """The normaliser called `name`, for texts in `language` (code or English name; `None`: any).
 
     - `"unicode"`: `normalize_unicode`, the default. Keeps combining marks.
     - `"basic"`: Whisper's own for all languages but English (Radford et al. 2022, appendix C), as in transformers. It
       deletes combining marks (Hindi "कि की" becomes "क क") and text in brackets, so use it only to compare with
       published figures. Letters are not split by spaces in any language.
-    - `"english"`: Whisper's own for English: contractions, numbers and, through `english_spelling` (British word to
-      American word, the `normalizer.json` of a Whisper checkpoint), spelling. Without that table the label says so.
+    - `"english"`: Whisper's own for English: contractions and numbers. British and American spellings stay apart, as
+      the label says: their table is part of Whisper checkpoints.
     - `"none"`: the text as it is; words are what white space separates.
 
     Raises `ValueError` for another name, and for `"english"` with another language.
@@ -177,8 +172,7 @@ def get_normalizer(
             )
         from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-        label = "english" if english_spelling is not None else "english (no spelling table)"
-        return Normalizer(name, label, _Stripped(EnglishTextNormalizer(dict(english_spelling or {}))))
+        return Normalizer(name, "english (no spelling table)", _Stripped(EnglishTextNormalizer({})))
     if name == "none":
         return Normalizer(name, "none", _unchanged)
     raise ValueError(f"unknown normalizer {name!r}; choose one of {', '.join(map(repr, get_args(NormalizerName)))}")

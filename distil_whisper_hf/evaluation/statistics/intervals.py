@@ -48,7 +48,6 @@ class Clusters:
 
     numerators: Floats
     denominators: Floats
-    names: tuple[str, ...]
     unit: ClusterUnit
     utterances: int
     warnings: tuple[str, ...] = ()
@@ -157,8 +156,7 @@ def make_clusters(
     denominators = np.bincount(cluster, weights=lengths, minlength=len(index))
     if average == "macro":
         numerators, denominators = numerators / denominators, np.ones(len(index))
-    names = tuple(name if kind == 0 else f"utterance {name}" for kind, name in index)
-    return Clusters(numerators, denominators, names, unit, len(errors), cluster_warnings(len(index), unknown, unit))
+    return Clusters(numerators, denominators, unit, len(errors), cluster_warnings(len(index), unknown, unit))
 
 
 def cluster_warnings(clusters: int, unknown: int, unit: ClusterUnit) -> tuple[str, ...]:

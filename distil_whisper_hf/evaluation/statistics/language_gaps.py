@@ -4,15 +4,10 @@ model.
 Here the unit is the language: ten languages are ten observations, however many utterances stand behind each rate.
 """
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
-from itertools import permutations
-from types import MappingProxyType
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from scipy import stats
@@ -30,50 +25,11 @@ from .intervals import (
     independent_difference,
     paired_difference,
 )
-
-ResourceClass = Literal["low", "mid", "high"]
-
-# Limits in hours of transcribed training speech, a factor of ten apart. "high" begins where the outlook of the Whisper
-# paper draws the line: most languages have less than 1000 hours.
-MID_RESOURCE_HOURS = 100.0
-HIGH_RESOURCE_HOURS = 1000.0
+from .training_hours import resource_class, training_hours
 
 _FEWEST_LANGUAGES = 4
-
-
-@dataclass(frozen=True)
-class TrainingHours:
-    """Hours of transcribed speech in one language (Whisper code) that Whisper was trained on, and their source."""
-
-    language: str
-    name: str
-    hours: float
-    source: str
-
-
-@cache
-def training_hours() -> Mapping[str, TrainingHours]:
-    """Training data by language code, from `data/whisper_hours.csv`.
-
-    The figures are those of the models up to large-v2, speech recognition only (translation data is not counted). They
-    add up to the 117 113 multilingual hours that the paper states, within the rounding of 74 languages. Whisper's
-    other languages are not in the file, because no hours of transcribed speech could be verified for them.
-    """
-    with (files(__package__) / "data" / "whisper_hours.csv").open(encoding="utf-8") as file:
-        rows = [
-            TrainingHours(row["language"], row["name"], float(row["hours"]), row["source"])
-            for row in csv.DictReader(file)
-        ]
-    return MappingProxyType({row.language: row for row in rows})
-
-
-def resource_class(hours: float) -> ResourceClass:
-    """The class of a language: "low" below 100 hours of transcribed training speech, "high" from 1000 hours on."""
-    if not hours >= 0:
-        raise ValueError(f"hours of training speech must not be negative, got {hours}")
-    if hours < MID_RESOURCE_HOURS:
-        return "low"
-    return "mid" if hours < HIGH_RESOURCE_HOURS else "high"
+# Of all orders of seven languages there are fewer, of eight more.
+_MOST_ORDERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,9 +38,8 @@ class ResourceTrend:
 
     `spearman` is the rank correlation of rate and hours (-1: the more data the better, without exception), with limits
     by Fisher's z (Bonett and Wright 2000) and a two-sided permutation p-value. `slope` is that of a least-squares line
-    of log rate on log hours, with limits by Student's t: the rate is proportional to hours^slope. `halving_factor` is
-    how many times the data it takes to halve the rate, 2^(-1/slope), infinite if more data does not help. `left_out`
-    gives the reason for each language that is not counted.
+    of log rate on log hours, with limits by Student's t: the rate is proportional to hours^slope. `left_out` gives
+    the reason for each language that is not counted.
     """
 
     metric: Metric
@@ -98,8 +53,6 @@ class ResourceTrend:
     slope: float
     slope_low: float
     slope_high: float
-    r_squared: float
-    halving_factor: float
     warnings: tuple[str, ...]
 
 
@@ -110,7 +63,6 @@ def resource_trend(
     rng: np.random.Generator,
     hours: Mapping[str, float] | None = None,
     level: float = 0.95,
-    permutations_tried: int = 10_000,
 ) -> ResourceTrend:
     """Correlation and regression of error rates (%, by language) with hours of training data.
 
@@ -143,12 +95,10 @@ def resource_trend(
         spearman=spearman,
         spearman_low=math.tanh(center - quantile * error),
         spearman_high=math.tanh(center + quantile * error),
-        p_value=_rank_p_value(x, y, permutations_tried, rng=rng),
+        p_value=_rank_p_value(x, y, rng=rng),
         slope=slope,
         slope_low=slope - margin,
         slope_high=slope + margin,
-        r_squared=float(line.rvalue**2),
-        halving_factor=2 ** (-1 / slope) if slope < 0 else math.inf,
         warnings=cluster_warnings(len(kept), 0, "language"),
     )
 
@@ -158,8 +108,6 @@ def resource_gap(
     metric: Metric = "wer",
     *,
     rng: np.random.Generator,
-    low: ResourceClass = "low",
-    high: ResourceClass = "high",
     hours: Mapping[str, float] | None = None,
     resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> tuple[Interval, float]:
@@ -172,7 +120,7 @@ def resource_gap(
     kept, _ = _usable(rates, metric, hours, positive=False)
     groups = {
         name: {language: rate for language, rate in kept.items() if resource_class(hours[language]) == name}
-        for name in (high, low)
+        for name in ("high", "low")
     }
     first, second = (language_clusters(group) for group in groups.values())
     return independent_difference(first, second, rng=rng, resampling=resampling)
@@ -182,14 +130,13 @@ def resource_gap(
 class SizeTrend:
     """How error rates fall with the number of parameters, over languages that all models were tested on.
 
-    `means` are mean rates over languages (%) by size, `class_means` the same by resource class. `slopes` are those of
-    each language's log rate on log parameters: doubling the model multiplies the rate by 2^slope.
+    `means` are mean rates over languages (%) by size. `slopes` are those of each language's log rate on log parameters:
+    doubling the model multiplies the rate by 2^slope.
     """
 
     metric: Metric
     sizes: tuple[float, ...]
     means: tuple[float, ...]
-    class_means: Mapping[ResourceClass, tuple[float, ...]]
     slopes: Mapping[str, float]
     left_out: Mapping[str, str]
 
@@ -220,15 +167,11 @@ def size_trend(
     if not names:
         raise ValueError(f"no language has a usable rate for every model size; left out: {left_out}")
     table = np.array([[usable[size][0][language] for language in names] for size in sizes])
-    classes: dict[ResourceClass, list[int]] = {}
-    for column, language in enumerate(names):
-        classes.setdefault(resource_class(hours[language]), []).append(column)
     slopes = np.polyfit(np.log(sizes), np.log(table), 1)[0]
     return SizeTrend(
         metric=metric,
         sizes=sizes,
         means=tuple(table.mean(axis=1).tolist()),
-        class_means={name: tuple(table[:, columns].mean(axis=1).tolist()) for name, columns in classes.items()},
         slopes=dict(zip(names, slopes.tolist(), strict=True)),
         left_out=left_out,
     )
@@ -258,7 +201,7 @@ def language_clusters(rates: Mapping[str, float]) -> Clusters:
         raise ValueError(f"a mean over languages needs at least two, got {sorted(rates)}")
     values = np.array(list(rates.values()), dtype=np.float64) / 100
     warnings = cluster_warnings(len(values), 0, "language")
-    return Clusters(values, np.ones(len(values)), tuple(rates), "language", len(values), warnings)
+    return Clusters(values, np.ones(len(values)), "language", len(values), warnings)
 
 
 def _default_hours(hours: Mapping[str, float] | None) -> Mapping[str, float]:
@@ -291,12 +234,24 @@ def _usable(
     return kept, left_out
 
 
-def _rank_p_value(x: Floats, y: Floats, tried: int, *, rng: np.random.Generator) -> float:
+def _rank_p_value(x: Floats, y: Floats, *, rng: np.random.Generator) -> float:
     """Two-sided p-value of Spearman's correlation: all orders of the languages if these are few, else random ones."""
-    x, y = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
-    threshold = abs(x @ y) - 1e-9
-    if math.factorial(len(y)) <= tried:
-        orders = np.array(list(permutations(y)))
-        return float((np.abs(orders @ x) >= threshold).mean())
-    orders = rng.permuted(np.tile(y, (tried, 1)), axis=1)
-    return float((1 + (np.abs(orders @ x) >= threshold).sum()) / (1 + tried))
+    ranks, others = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
+
+    # For given ranks the correlation is this sum over a constant.
+    def strength(order: Floats, axis: int) -> Floats:
+        return np.abs((order * others).sum(axis))
+
+    found = stats.permutation_test(
+        (ranks,),
+        strength,
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=_MOST_ORDERS,
+        # What is far from 0 on either side is extreme, so the larger absolute value is.
+        alternative="greater",
+        batch=_MOST_ORDERS,
+        axis=-1,
+        rng=rng,
+    )
+    return float(found.pvalue)

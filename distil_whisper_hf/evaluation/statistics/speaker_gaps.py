@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..scores.metrics import Metric, Untranscribed, UtteranceScore, primary_metric, scored_utterances
+from ..scores.metrics import Metric, UtteranceScore, primary_metric, scored_utterances
 from .intervals import (
     DEFAULT_RESAMPLING,
     FEW_CLUSTERS,
@@ -118,7 +118,6 @@ def speaker_gaps(
     metric: Metric | None = None,
     average: Average = "macro",
     reference: str | None = None,
-    untranscribed: Untranscribed = "delete",
     resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> BiasReport:
     """Rates of the groups of `attribute` ("gender", "age" or any label), and the gap of each to a reference group.
@@ -134,7 +133,7 @@ def speaker_gaps(
     """
     first = _only(scores)
     metric = metric or primary_metric(first.language)
-    groups, warnings = _split(scored_utterances(scores, untranscribed=untranscribed), attribute)
+    groups, warnings = _split(scored_utterances(scores), attribute)
     reference, compared, too_few = _choose_groups(groups, attribute, reference)
     clusters = {group: _clusters(groups[group], metric, average) for group in (reference, *compared) if compared}
     gaps = [_gap(group, clusters[group], reference, clusters[reference], resampling, rng=rng) for group in compared]
@@ -161,7 +160,6 @@ def gap_changes(
     metric: Metric | None = None,
     average: Average = "macro",
     reference: str | None = None,
-    untranscribed: Untranscribed = "delete",
     resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> list[GapChange]:
     """The difference of each gap of `speaker_gaps` between two systems on the same utterances.
@@ -170,7 +168,7 @@ def gap_changes(
     cancels. Groups are chosen as in `speaker_gaps`; the list is empty if no two groups can be compared.
     """
     _only(before)
-    before, after = pair_utterances(before, after, untranscribed=untranscribed)
+    before, after = pair_utterances(before, after)
     metric = metric or primary_metric(_only(before).language)
     groups, _ = _split(before, attribute)
     reference, compared, _ = _choose_groups(groups, attribute, reference)

@@ -131,18 +131,14 @@ def test_empty_references_are_listed_and_their_insertions_counted_apart():
     assert math.isnan(nothing.wer) and nothing.scored == 0
 
 
-def test_untranscribed_utterances_are_deletions_unless_excluded_and_always_listed():
+def test_untranscribed_utterances_are_deletions_and_listed():
     """A system that fails on hard clips would look better than one that tries them."""
     scores = [score("a b c", "a b c", utterance_id="1"), score("d e f", None, utterance_id="2")]
     (corpus,) = aggregate(scores, by=())
     assert corpus.wer == 50.0 and corpus.words.deletions == 3
-    assert corpus.untranscribed == ("2",) and not corpus.excluded_untranscribed
-    (excluded,) = aggregate(scores, by=(), untranscribed="exclude")
-    assert excluded.wer == 0.0 and excluded.untranscribed == ("2",) and excluded.excluded_untranscribed
-    assert excluded.utterances == 2 and excluded.scored == 1
+    assert corpus.untranscribed == ("2",) and (corpus.utterances, corpus.scored) == (2, 2)
+    assert scored_utterances(scores) == scores
     assert score("d e f", "").transcribed, "an empty hypothesis is a hypothesis"
-    with pytest.raises(ValueError, match="'delete', 'exclude'"):
-        scored_utterances(scores, untranscribed="skip")
 
 
 def test_duplicates_are_named():

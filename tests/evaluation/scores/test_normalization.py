@@ -129,11 +129,10 @@ def test_none_changes_nothing_and_whispers_own_are_whispers():
     assert get_normalizer("english", "en")("I won't pay twenty five dollars") == "i will not pay $25"
 
 
-def test_english_spelling_table_is_used_and_its_absence_is_printed():
-    """Two runs of "english", one with and one without the table, are not the same measure."""
-    without, with_table = get_normalizer("english"), get_normalizer("english", english_spelling={"colour": "color"})
+def test_absence_of_the_spelling_table_is_printed():
+    """Rates of Whisper's "english" with the table, and of ours without it, are not the same measure."""
+    without = get_normalizer("english")
     assert without("colour") == "colour" and "no spelling table" in without.label
-    assert with_table("colour") == "color" and with_table.label == "english"
 
 
 def test_wrong_choices_raise_with_the_alternatives():

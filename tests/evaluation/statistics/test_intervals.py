@@ -53,7 +53,7 @@ def all_resamples(numerators, denominators):
 
 def test_clusters_are_sums_over_speakers():
     clusters = make_clusters(ERRORS, LENGTHS, speakers=SPEAKERS)
-    assert clusters.names == ("a", "b", "c", "d", "e", "f") and clusters.unit == "speaker"
+    assert clusters.unit == "speaker"
     assert clusters.numerators.tolist() == [3, 3, 4, 2, 12, 1]
     assert clusters.denominators.tolist() == [9, 14, 14, 3, 17, 7]
     assert clusters.ratio == pytest.approx(ERRORS.sum() / LENGTHS.sum())

@@ -1,19 +1,10 @@
-"""Markdown for figures: tables, numbers with their intervals, p-values."""
+"""Figures as text: numbers with their intervals, p-values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
 from ..statistics.intervals import Interval
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in rows:
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |")
-    return "\n".join(lines)
 
 
 def number(value: float | None, digits: int = 1) -> str:
