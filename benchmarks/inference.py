@@ -25,6 +25,7 @@ from transformers import AutoProcessor, WhisperForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
+from distil_whisper_hf.transformers_contract import CACHE_NAME
 
 LANGUAGE, OTHER_LANGUAGE = "ca", "gl"
 VARIANTS = ("plain", "routed", "dense", "lora")
@@ -107,7 +108,7 @@ def time_step(variant: str, model: torch.nn.Module, encoded: torch.Tensor) -> fl
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     arguments = {
         "encoder_outputs": (encoded,),
-        "past_key_values": cache,
+        CACHE_NAME: cache,
         "use_cache": True,
         **experts_of(variant, batch),
     }

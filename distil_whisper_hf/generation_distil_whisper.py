@@ -95,21 +95,16 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
             languages = [language or codes[detected[row]] for row, language in enumerate(languages)]
         return languages
 
-    # Rows are final here: windows cut, finished rows dropped, retries selected; beams are multiplied afterwards,
-    # together with every tensor in `model_kwargs`.
-    def _maybe_prepare_encoder_kwargs_for_generation(
-        self,
-        inputs_tensor: torch.Tensor,
-        model_kwargs: dict[str, Any],
-        model_input_name: str | None,
-        generation_config: GenerationConfig,
-    ) -> dict[str, Any]:
+    # Rows are final here: windows cut, finished rows dropped, retries selected. The encoder runs afterwards, then beams
+    # are multiplied, together with every tensor in `model_kwargs`.
+    def _prepare_model_inputs(
+        self, inputs: torch.Tensor | None, bos_token_id: torch.Tensor | None, model_kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
+        found, name, model_kwargs = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
         if self.expert_names and "decoder_input_ids" in model_kwargs:
             prompt, expert_ids = self.model.route(model_kwargs["decoder_input_ids"])
-            model_kwargs["decoder_input_ids"], model_kwargs["expert_ids"] = prompt, expert_ids
-        return super()._maybe_prepare_encoder_kwargs_for_generation(
-            inputs_tensor, model_kwargs, model_input_name, generation_config
-        )
+            model_kwargs = {**model_kwargs, "decoder_input_ids": prompt, "expert_ids": expert_ids}
+        return found, name, model_kwargs
 
     # Adapted from transformers 5.23 GenerationMixin, which leaves Whisper's prompts alone by its model type; only that
     # differs: a prompt that begins with <|startofprev|> must not get a start token in front.

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 from .configuration_distil_whisper import DistilWhisperConfig
@@ -106,7 +105,6 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
         use_cache: bool | None = True,
         routing: ExpertRouting | None = None,
         output_gate_values: bool | None = None,
@@ -114,9 +112,8 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
     ) -> torch.Tensor:
         residual = hidden_states
         hidden_states = self.self_attn_layer_norm(hidden_states)
-        hidden_states, _ = self.self_attn(
-            hidden_states, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
-        )
+        # The cache is among the further arguments: transformers has renamed it in 5.24.
+        hidden_states, _ = self.self_attn(hidden_states, attention_mask=attention_mask, **kwargs)
         hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
         hidden_states = residual + hidden_states
 
@@ -127,7 +124,6 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
                 hidden_states,
                 key_value_states=encoder_hidden_states,
                 attention_mask=encoder_attention_mask,
-                past_key_values=past_key_values,
                 **kwargs,
             )
             hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import initialization
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.models.whisper.modeling_whisper import (
@@ -22,6 +23,7 @@ from transformers.models.whisper.modeling_whisper import (
     WhisperModel,
     WhisperPreTrainedModel,
     shift_tokens_right,
+    sinusoids,
 )
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
@@ -34,6 +36,9 @@ from .layers_distil_whisper import DistilWhisperDecoderLayer, DistilWhisperEncod
 from .pipeline_distil_whisper import install_pipeline
 from .pretrained import PretrainedMixin
 from .routing import ExpertRouting, read_marks, route_by_prompt
+from .transformers_contract import CACHE_NAME, check_transformers
+
+check_transformers()
 
 
 @dataclass
@@ -107,6 +112,14 @@ class DistilWhisperEncoder(DistilWhisperPreTrainedModel, WhisperEncoder):
         self.layers = nn.ModuleList([DistilWhisperEncoderLayer(config) for _ in range(config.encoder_layers)])
         self.post_init()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        # Whisper does this where it comes to the encoder itself, which transformers passes over in classes that are not
+        # its own, since it has no parameters but those of its parts.
+        if module is self.embed_positions:
+            initialization.copy_(module.weight, sinusoids(*module.weight.shape))
+
     def forward(
         self,
         input_features: torch.Tensor,
@@ -171,15 +184,15 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
         return prompt, torch.where(marks > 0, marks - 2, expert_ids)
 
     def _resolve_experts(
-        self, decoder_input_ids: torch.Tensor | None, expert_ids: torch.Tensor | None, past_key_values: Cache | None
+        self, decoder_input_ids: torch.Tensor | None, expert_ids: torch.Tensor | None, cache: Cache | None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if not self.expert_names:
             return decoder_input_ids, None
         if expert_ids is not None or decoder_input_ids is None:
             return decoder_input_ids, expert_ids
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+        if cache is not None and cache.get_seq_length() > 0:
             raise ValueError(
-                "Expected `expert_ids` beside `past_key_values`: the prompt that names the language is in the past. "
+                f"Expected `expert_ids` beside `{CACHE_NAME}`: the prompt that names the language is in the past. "
                 "Pass `expert_ids` of shape (batch,), as `model.route(prompt)` returns it, to every step."
             )
         return self.route(decoder_input_ids)
@@ -198,6 +211,7 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
         decoder_position_ids: torch.Tensor | None = None,
         use_cache: bool | None = None,
         expert_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> DistilWhisperModelOutput:
         """As WhisperModel's forward; see there for everything but the following.
@@ -205,9 +219,11 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
         Args:
             expert_ids: `(batch,)`, int64: index into `expert_names` of each row's expert, -1 for the shared path.
                 None: by the language token in `decoder_input_ids`.
+            cache: `past_key_values`, as transformers calls it from 5.24 on.
             output_gate_values: return the gates of every layer (`encoder_gate_values`, `decoder_gate_values`).
         """
-        decoder_input_ids, expert_ids = self._resolve_experts(decoder_input_ids, expert_ids, past_key_values)
+        cache = past_key_values if cache is None else cache
+        decoder_input_ids, expert_ids = self._resolve_experts(decoder_input_ids, expert_ids, cache)
         if encoder_outputs is None:
             input_features = self._mask_input_features(input_features, attention_mask=attention_mask)
             encoder_outputs = self.encoder(input_features, expert_ids=expert_ids, **kwargs)
@@ -218,16 +234,15 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=encoder_outputs[0],
-            past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             position_ids=decoder_position_ids,
             use_cache=use_cache,
             expert_ids=expert_ids,
+            **{CACHE_NAME: cache},
             **kwargs,
         )
         return DistilWhisperModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
-            past_key_values=decoder_outputs.past_key_values,
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
@@ -236,6 +251,7 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
             encoder_attentions=encoder_outputs.attentions,
             encoder_gate_values=encoder_outputs.get("gate_values"),
             decoder_gate_values=decoder_outputs.get("gate_values"),
+            **{CACHE_NAME: decoder_outputs.get(CACHE_NAME)},
         )
 
 
@@ -278,6 +294,7 @@ class DistilWhisperForConditionalGeneration(
         use_cache: bool | None = None,
         expert_ids: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> DistilWhisperLMOutput:
         """As WhisperForConditionalGeneration's forward; see there for everything but the following.
@@ -288,6 +305,7 @@ class DistilWhisperForConditionalGeneration(
                 None: by the language token in `labels` or `decoder_input_ids`.
             num_items_in_batch: number of target tokens over all accumulated batches; the loss is then the sum over
                 this batch divided by it. None: the mean over this batch.
+            cache: `past_key_values`, as transformers calls it from 5.24 on.
             output_gate_values: return the gates of every layer (`encoder_gate_values`, `decoder_gate_values`).
         """
         if labels is not None:
@@ -307,7 +325,7 @@ class DistilWhisperForConditionalGeneration(
             decoder_input_ids=decoder_input_ids,
             encoder_outputs=encoder_outputs,
             decoder_attention_mask=decoder_attention_mask,
-            past_key_values=past_key_values,
+            cache=past_key_values if cache is None else cache,
             decoder_inputs_embeds=decoder_inputs_embeds,
             decoder_position_ids=decoder_position_ids,
             use_cache=use_cache,
@@ -319,7 +337,6 @@ class DistilWhisperForConditionalGeneration(
         return DistilWhisperLMOutput(
             loss=None if labels is None else self._cross_entropy(logits, labels, num_items_in_batch),
             logits=logits,
-            past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,
@@ -328,6 +345,7 @@ class DistilWhisperForConditionalGeneration(
             encoder_attentions=outputs.encoder_attentions,
             encoder_gate_values=outputs.encoder_gate_values,
             decoder_gate_values=outputs.decoder_gate_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )
 
     def _cross_entropy(

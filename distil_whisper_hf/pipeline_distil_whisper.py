@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from transformers import AutomaticSpeechRecognitionPipeline
 
 from .audio_input import load_audio
+from .transformers_contract import TRANSFORMERS_VERSION
 
 MODEL_TYPE = "distilwhisper"
 CHOICES = ("language", "expert")
@@ -181,7 +182,7 @@ class DistilWhisperASRPipeline(AutomaticSpeechRecognitionPipeline):
         generated = self.model.generate(
             input_features=self._stack([window.features for window in windows], frames),
             attention_mask=self._stack([window.attention_mask for window in windows], frames),
-            **self._prepare_generate_kwargs(kwargs),
+            **self._generate_arguments(kwargs),
         )
         generated = {"sequences": generated} if isinstance(generated, torch.Tensor) else generated
         # With num_return_sequences, the first sequence of each window counts.
@@ -194,6 +195,13 @@ class DistilWhisperASRPipeline(AutomaticSpeechRecognitionPipeline):
             stride = {} if window.stride is None else {"stride": window.stride}
             rows.append({**row, **stride, "extra": window.extra})
         return rows
+
+    def _generate_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of `generate` with what the stock pipeline adds: its own defaults where nothing else is set."""
+        # Up to transformers 5.19 the defaults are in the pipeline's generation config.
+        if TRANSFORMERS_VERSION < (5, 20):
+            return {"generation_config": self.generation_config, **kwargs}
+        return self._prepare_generate_kwargs(kwargs)
 
     def _stack(self, tensors: list[torch.Tensor], frames: int) -> torch.Tensor:
         """`(1, …, any frames)` each -> `(batch, …, frames)`, zeros behind: Whisper reads no frame that is masked."""

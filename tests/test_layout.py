@@ -39,7 +39,7 @@ CORE_ARROW: dict[str, set[str]] = {
     "checkpoints": {"configuration_distil_whisper", "languages", "original_release"},
     "expert_verbs": {"checkpoints", "configuration_distil_whisper", "languages"},
     "generation_distil_whisper": {"languages", "routing"},
-    "pipeline_distil_whisper": {"audio_input", "languages"},
+    "pipeline_distil_whisper": {"audio_input", "languages", "transformers_contract"},
     "pretrained": {
         "checkpoints",
         "configuration_distil_whisper",

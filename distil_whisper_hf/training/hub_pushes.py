@@ -51,7 +51,7 @@ class HubPushMixin:
         Args:
             commit_message, token, revision, private: as for Trainer.
             blocking: there for Trainer's callers; a push is always waited for.
-            results: measured figures for the card, by expert name (see `distil_whisper_hf.results`).
+            results: measured figures for the card, by expert name (see `publishing.measured_results`).
             base_model: the base's name on the Hub, where it was opened from a local folder.
             kwargs: there for Trainer's callers; the card has its own metadata.
 
