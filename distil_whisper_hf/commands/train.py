@@ -17,6 +17,7 @@ from ..data.clips import Clip
 from ..data.labels import LabelBuilder
 from ..data.sources import Speech, SpeechArguments, one_for_each, stream_speech
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
+from ..languages import language_code
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from ..training.arguments import DistilWhisperTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset
@@ -162,4 +163,5 @@ def _experts(arguments: SpeechArguments, clips: list[Clip]) -> list[tuple[str, s
     experts = one_for_each(arguments.expert, arguments.data, "expert")
     if None in languages:
         raise ValueError("Expected the language of every streamed source, which cannot be looked up: --language ca.")
-    return sorted({(name or language, language) for name, language in zip(experts, languages, strict=True)})
+    codes = [language_code(language) for language in languages]
+    return sorted({(name or code, code) for name, code in zip(experts, codes, strict=True)})

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
-
 from .audio import AudioSource
 
 _GENDERS = {"f": "female", "female_feminine": "female", "m": "male", "male_masculine": "male"}
@@ -67,14 +65,6 @@ def rank_by_votes(clips: Sequence[Clip]) -> list[Clip]:
         ValueError: clips without votes.
     """
     return sorted(clips, key=_rank)
-
-
-def language_code(language: str) -> str:
-    """Whisper's code of a language given as code, locale ("pt-BR") or English name; anything else in lower case."""
-    lowered = language.strip().lower()
-    code = TO_LANGUAGE_CODE.get(lowered, lowered)
-    base = code.replace("_", "-").split("-")[0]
-    return base if base in LANGUAGES else code
 
 
 def gender_name(gender: str) -> str:

@@ -1,5 +1,6 @@
 """Error rates of speech recognition, how certain they are, and whom they disadvantage."""
 
+from ..languages import is_unspaced, language_code, language_tag
 from .recipes import DatasetSpec, Recipe, recipe_from
 from .report.analysis import Analysis, analyse, score_all
 from .report.document import Report, render
@@ -14,7 +15,7 @@ from .scores.metrics import (
     score_utterance,
     scored_utterances,
 )
-from .scores.normalization import Normalizer, get_normalizer, is_unspaced, language_code
+from .scores.normalization import Normalizer, get_normalizer
 from .scores.numerals import spelling_normalizer
 from .scores.translation import BleuScore, bleu_score
 from .statistics.intervals import (
@@ -91,6 +92,7 @@ __all__ = [
     "holm",
     "is_unspaced",
     "language_code",
+    "language_tag",
     "make_clusters",
     "measure_costs",
     "open_system",

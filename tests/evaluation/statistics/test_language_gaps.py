@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distil_whisper_hf.evaluation.scores.normalization import language_code
 from distil_whisper_hf.evaluation.statistics.language_gaps import (
     resource_class,
     resource_gap,
@@ -14,6 +13,7 @@ from distil_whisper_hf.evaluation.statistics.language_gaps import (
     size_trend_change,
     training_hours,
 )
+from distil_whisper_hf.languages import language_code
 
 HOURS = {"ca": 1883.0, "uk": 697.0, "gl": 8.9, "hu": 379.0, "pl": 4278.0, "cs": 192.0, "ta": 136.0, "sk": 90.0}
 
