@@ -64,8 +64,8 @@ def convert(
 
     Raises:
         FileExistsError: `output` is there already.
-        ValueError: an expert of no language that Whisper has.
-        ConversionError: no original checkpoint, another base than `base`, or a difference after conversion.
+        ConversionError: a language that Whisper does not have, no original checkpoint, another base than `base`, or a
+            difference after conversion.
         ExpertFileError: a damaged expert, or one with anything but tensors in its pickle.
     """
     from ..checkpoints import read_expert, write_expert
@@ -77,7 +77,10 @@ def convert(
     if output.exists():
         raise FileExistsError(f"Expected a folder to make, {str(output)!r} is there already. Move it away first.")
     there = [code for code in WHISPER_LANGUAGES if (source / original_filename(code)).exists()]
-    names = there if experts is None else [language_code(one) for one in experts]
+    try:
+        names = there if experts is None else [language_code(one) for one in experts]
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
     missing = sorted(set(names) - set(there))
     if missing or not names or not (source / "config.json").exists():
         raise ConversionError(
