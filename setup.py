@@ -22,6 +22,7 @@ CORE = [
     "transformers>=5.20,<5.24",
     "safetensors>=0.8,<1",
     "huggingface_hub>=2.0,<3",
+    "langcodes>=3.5,<4",
     "numpy>=2.0,<3",
     "soundfile>=0.13,<1",
     "soxr>=1.0,<2",

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 from torch import nn
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from .checkpoints import ExpertFile, check_base, fingerprint_base, read_expert, write_expert
 from .configuration_distil_whisper import EXPERT_SIDES, check_expert_name, check_sides
-from .languages import language_code
+from .languages import WHISPER_LANGUAGES, language_code, token_language
 
 # What stands for plain Whisper where an expert is named.
 SHARED = "shared"
@@ -69,22 +68,18 @@ class ExpertVerbsMixin:
         Args:
             name: "ca" for the expert that all Catalan takes; another name ("ca-medical", "sc") for one that is taken
                 only where `generate(expert=...)` or `expert_ids` ask for it.
-            language: language whose token the expert is prompted with, by code or English name. Default: `name`, if
-                Whisper has a token for it. For a language without a token, name a close one: its proxy.
+            language: language whose token the expert is prompted with, by code or English name (see
+                `languages.language_code`). Default: `name`, if it is Whisper's code of a language. For a language
+                without a token, name a close one: its proxy.
             sides: "both", or "encoder" or "decoder" for an expert in the layers of that one alone, at about half the
                 size; the other stays Whisper's.
 
         Raises:
-            ValueError: a name that cannot be used or is loaded already, an unknown language, or other sides.
+            ValueError: a name that cannot be used, is loaded already, or is a language's but not Whisper's code of it;
+                an unknown language, one that the vocabulary has no token for, or other sides.
         """
         self._check_new(name)
-        if language is None and name in LANGUAGES:
-            language = name
-        elif language is None and name in TO_LANGUAGE_CODE:
-            raise ValueError(
-                f"Expected Whisper's code of the language, got its name {name!r}. "
-                f"Use add_expert({TO_LANGUAGE_CODE[name]!r})."
-            )
+        code = self._language_of_name(name) if language is None else self._language_code(language)
         self._check_unquantized("Add and train experts on the unquantised base, then `load_expert` them.")
         new = {}
         for layer_name, layer in self._layers(EXPERT_SIDES[check_sides(sides)]):
@@ -92,7 +87,7 @@ class ExpertVerbsMixin:
             new[layer_name] = layer.new_expert(self.config).to(weight.device, weight.dtype).train(layer.training)
             new[layer_name].copy_feed_forward(layer.fc1, layer.fc2)
         entry = {} if sides == "both" else {"sides": sides}
-        self._attach(name, new, {"language": None if language is None else language_code(language), **entry})
+        self._attach(name, new, {"language": code, **entry})
 
     def load_expert(self, name: str | Iterable[str], source: str | os.PathLike, **hub: Any) -> None:
         """Load experts from a folder, a Hub repository or a file: `expert.<name>.safetensors`, the original release's
@@ -291,14 +286,35 @@ class ExpertVerbsMixin:
         return expert.train(layer.training)
 
     def _attach(self, name: str, new: dict[str, nn.Module], entry: dict[str, Any]) -> None:
-        token_ids = dict(self.config.language_token_ids)
-        if self.can_generate():
-            listed = getattr(self.generation_config, "lang_to_id", None) or {}
-            token_ids.update({language_code(token): token_id for token, token_id in listed.items()})
         for layer_name, layer in self._layers():
             if layer_name in new:
                 layer.language_experts[name] = new[layer_name]
-        self.config.language_experts[name] = {**entry, "language_token_id": token_ids.get(entry["language"])}
+        token_id = self._language_token_ids().get(entry["language"])
+        self.config.language_experts[name] = {**entry, "language_token_id": token_id}
+
+    def _language_token_ids(self) -> dict[str, int]:
+        """Id of a language's token by its code; empty if the vocabulary is not known to have any."""
+        token_ids = dict(self.config.language_token_ids)
+        if self.can_generate():
+            listed = getattr(self.generation_config, "lang_to_id", None) or {}
+            token_ids.update({token_language(token): token_id for token, token_id in listed.items()})
+        return token_ids
+
+    def _language_code(self, language: str) -> str:
+        return language_code(language, self._language_token_ids() or None)
+
+    def _language_of_name(self, name: str) -> str | None:
+        """The language of an expert that is given none: its name, if that is a code; None for a name of its own."""
+        if name in WHISPER_LANGUAGES or name in self._language_token_ids():
+            return self._language_code(name)
+        try:
+            code = language_code(name)
+        except ValueError:
+            return None
+        raise ValueError(
+            f"Expected Whisper's code of the language, got another name of it, {name!r}. Use add_expert({code!r}), or "
+            f"add_expert({name!r}, language={code!r}) for an expert that is taken only where it is asked for by name."
+        )
 
     def _check_new(self, name: str) -> None:
         if check_expert_name(name) in self.config.language_experts:

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
-from .languages import language_code
+from .languages import WHISPER_LANGUAGES, language_code, token_language
 from .routing import mark_experts
 
 
@@ -21,6 +21,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         input_features: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         *args: Any,
+        language: str | list[str] | None = None,
         expert: str | list[str | None] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor | dict[str, Any]:
@@ -31,14 +32,22 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
 
         Args:
             input_features: log-mel spectrogram, `(batch, mel bins, frames)`, 100 frames per second.
+            language: a language for all rows or a list with one per row, as `languages.language_code` takes it ("ca",
+                "Catalan", "ca_es"). None: the one of `expert`, or the one detected.
             expert: name of a loaded expert, for all rows or a list with one per row, over what the language would
                 choose, whatever the task. None (also in a list): by language. "shared": plain Whisper. Where no
                 `language` is given, the expert's own language is taken rather than detected.
 
         Raises:
             KeyError: an expert that is not loaded.
-            ValueError: a list that is not as long as the batch.
+            ValueError: a list that is not as long as the batch, or a language that the vocabulary has no token for.
         """
+        if language is not None:
+            config = self.generation_config if generation_config is None else generation_config
+            tokens = getattr(config, "lang_to_id", None) or {}
+            rows = [language] if isinstance(language, str) else list(language)
+            codes = [known_language(name, tokens) if isinstance(name, str) else name for name in rows]
+            kwargs["language"] = codes[0] if isinstance(language, str) else codes
         if expert is not None:
             kwargs["expert"] = expert
         return super().generate(input_features, generation_config, *args, **kwargs)
@@ -91,7 +100,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
                 generation_config=generation_config,
                 num_segment_frames=num_segment_frames,
             ).tolist()
-            codes = {token_id: language_code(token) for token, token_id in generation_config.lang_to_id.items()}
+            codes = {token_id: token for token, token_id in generation_config.lang_to_id.items()}
             languages = [language or codes[detected[row]] for row, language in enumerate(languages)]
         return languages
 
@@ -121,6 +130,20 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         return super()._prepare_decoder_input_ids_for_generation(
             batch_size, model_input_name, model_kwargs, decoder_start_token_id, device
         )
+
+
+def known_language(language: str, tokens: dict[str, int]) -> str:
+    """A language as Whisper's `generate` takes it: its code, or its token where the code is none of Whisper's.
+
+    Args:
+        language: as `languages.language_code` takes it.
+        tokens: the vocabulary's language tokens, `generation_config.lang_to_id`; empty if they are not known.
+
+    Raises:
+        ValueError: a language that is unknown, or that has no token.
+    """
+    code = language_code(language, {token_language(token) for token in tokens} or None)
+    return code if code in WHISPER_LANGUAGES else f"<|{code}|>"
 
 
 def complete_generation_config(generation_config: GenerationConfig, config: Any) -> None:

@@ -56,6 +56,12 @@ def original_filename(name: str) -> str | None:
     return f"expert.{WHISPER_LANGUAGES[name]}.bin" if name in WHISPER_LANGUAGES else None
 
 
+def original_language(filename: str) -> str | None:
+    """Whisper's code of the language whose expert a file of the original release is; None for any other file."""
+    codes = {original_filename(code): code for code in WHISPER_LANGUAGES}
+    return codes.get(filename)
+
+
 def expert_key(key: str, language: str) -> str:
     """Our name of an expert's tensor, from the layer down; a key that is none of this language's stays as it is."""
     found = _EXPERT_KEY.fullmatch(key)

@@ -55,7 +55,8 @@ class DistilWhisperASRPipeline(AutomaticSpeechRecognitionPipeline):
 
     language, expert: a name for all inputs, or a list with a name or None for each; also inside `generate_kwargs`.
         None leaves it to the input's own "language" or "expert" key, if it is a dict that has one, else to the model,
-        which detects the language and chooses the expert by the language.
+        which detects the language and chooses the expert by the language. A language by any of its names: "ca",
+        "Catalan", "ca_es" (see `languages.language_code`).
     inputs: what the stock pipeline takes; dicts with any of it under "audio"; files as dicts with "bytes" or "path".
         Further keys of a dict come back in its result, as lists with one entry per chunk; "text" and "chunks" do not.
 

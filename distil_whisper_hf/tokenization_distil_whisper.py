@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from transformers import BatchEncoding, WhisperTokenizer
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from .languages import WHISPER_LANGUAGES, language_code
 
 PADDING_ARGUMENTS = ("padding", "return_tensors", "pad_to_multiple_of")
-LANGUAGE_TOKEN = re.compile(rf"\s*<\|({'|'.join(LANGUAGES)})\|>")
+LANGUAGE_TOKEN = re.compile(rf"\s*<\|({'|'.join(WHISPER_LANGUAGES)})\|>")
 
 
 class DistilWhisperTokenizer(WhisperTokenizer):
@@ -21,7 +22,11 @@ class DistilWhisperTokenizer(WhisperTokenizer):
     """
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
-        """Encode a text or a list of texts; arguments and result as in WhisperTokenizer."""
+        """Encode a text or a list of texts; arguments and result as in WhisperTokenizer.
+
+        Raises:
+            ValueError: a text in a language that the vocabulary has no token for, as `<|yue|>` before large-v3.
+        """
         texts = text if isinstance(text, (list, tuple)) else [text]
         if not any(isinstance(one, str) and LANGUAGE_TOKEN.match(one) for one in texts):
             return super().__call__(text, *args, **kwargs)
@@ -39,5 +44,9 @@ class DistilWhisperTokenizer(WhisperTokenizer):
         # Behind <|startoftranscript|>, in place of the tokenizer's own language if it has one.
         rest = 2 if self.language is not None else 1
         token_id = self.convert_tokens_to_ids(f"<|{found.group(1)}|>")
+        if token_id == self.unk_token_id:
+            # Whisper's unknown token is the end of the text.
+            known = [code for code in WHISPER_LANGUAGES if f"<|{code}|>" in self.get_vocab()]
+            token_id = self.convert_tokens_to_ids(f"<|{language_code(found.group(1), known)}|>")
         inserted = {"input_ids": token_id, "attention_mask": 1, "special_tokens_mask": 1}
         return BatchEncoding({key: [*ids[:1], inserted.get(key, 0), *ids[rest:]] for key, ids in encoded.items()})

@@ -48,6 +48,26 @@ def test_english_names_of_languages_route_too(model):
     )
 
 
+def test_other_spellings_of_languages_route_too(model):
+    """Silent: a data set's "ca_es" refused in one place and taken in another, or taken without its expert."""
+    inputs = features(3)
+    found = model.generate(inputs, language=["ca_es", "glg", "<|en|>"], **TOKENS)
+    assert torch.equal(found, model.generate(inputs, language=["ca", "gl", "en"], **TOKENS))
+    for language in ("sc", "catlan", ["ca", "yue", "gl"]):
+        with pytest.raises(ValueError, match=r"has a token for.*--expert (sc|yue)"):
+            model.generate(inputs, language=language, **TOKENS)
+
+
+def test_a_language_that_was_given_a_token_is_known_by_it(model):
+    """Silent: a vocabulary's own language refused because Whisper has none of that name."""
+    inputs = features(1)
+    model.generation_config.lang_to_id["<|sc|>"] = model.generation_config.lang_to_id["<|haw|>"]
+    found = model.generate(inputs, language="sc", **TOKENS)
+    assert torch.equal(found, model.generate(inputs, language="haw", **TOKENS))
+    model.add_expert("SC", language="sc")
+    assert model.config.language_experts["SC"]["language"] == "sc"
+
+
 def test_translation_is_whispers(whisper, model):
     """Silent: an expert for transcription changing X-to-English translation."""
     inputs = features(3)

@@ -16,8 +16,10 @@ from distil_whisper_hf.moved import MODULES, RENAMED
 NAMES = json.loads((Path(__file__).parent / "public_names_0_1.json").read_text(encoding="utf-8"))
 # What is gone, and why nobody needs it.
 GONE = {
+    "cards.HUB_LANGUAGES": "languages.hub_language",
     "checkpoints.ORIGINAL_KEYS": "the original's key names are parsed, see original_release.expert_key",
     "evaluation.metrics.Untranscribed": "clips without a hypothesis always count as deleted",
+    "listing.ORIGINAL_FILE": "original_release.original_language",
     "results.CHOICES": "the dataclasses of publishing.measured_results say what a field may be",
     "results.FIELDS": "the same",
     "training.speech_trainer.target_mask": "a property of training.collator.SpeechBatch",

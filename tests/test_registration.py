@@ -62,7 +62,7 @@ print(json.dumps({'new': sorted(new), 'same': before[1:] == first[1:] == state()
 
 def test_the_core_needs_none_of_the_heavy_libraries(tmp_path):
     """Silent: opening a model needing datasets, peft or jiwer."""
-    heavy = ("datasets", "jiwer", "peft", "matplotlib")
+    heavy = ("datasets", "jiwer", "langcodes", "peft", "matplotlib")
     code = f"import json, sys, distil_whisper_hf; print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
     assert run(code, tmp_path) == []
 

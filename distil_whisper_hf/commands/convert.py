@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", type=Path, help="local copy of an original checkpoint")
     parser.add_argument("output", type=Path, help="folder to make")
-    parser.add_argument("--experts", nargs="+", help="codes of the languages to convert; none: all that are there")
+    parser.add_argument("--experts", nargs="+", help="languages to convert; none: all that are there")
     parser.add_argument("--base", help="plain Whisper with the same weights: write experts only, and name it")
     args = parser.parse_args(arguments)
     try:
@@ -64,20 +64,23 @@ def convert(
 
     Raises:
         FileExistsError: `output` is there already.
-        ConversionError: no original checkpoint, another base than `base`, or a difference after conversion.
+        ConversionError: a language that Whisper does not have, no original checkpoint, another base than `base`, or a
+            difference after conversion.
         ExpertFileError: a damaged expert, or one with anything but tensors in its pickle.
     """
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
-
     from ..checkpoints import read_expert, write_expert
+    from ..languages import WHISPER_LANGUAGES, language_code
     from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
     from ..original_release import original_filename
     from ..publishing.release import write_experts
 
     if output.exists():
         raise FileExistsError(f"Expected a folder to make, {str(output)!r} is there already. Move it away first.")
-    there = [code for code in LANGUAGES if (source / original_filename(code)).exists()]
-    names = there if experts is None else list(experts)
+    there = [code for code in WHISPER_LANGUAGES if (source / original_filename(code)).exists()]
+    try:
+        names = there if experts is None else [language_code(one) for one in experts]
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
     missing = sorted(set(names) - set(there))
     if missing or not names or not (source / "config.json").exists():
         raise ConversionError(
@@ -208,14 +211,15 @@ def original_logits(
     CLSR(z) = g FFN_expert(z) + (1 - g) FFN_shared(z), g = 1 where gate_out(ReLU(gate_in(z))) >= 0, else 0.
     """
     from transformers import WhisperForConditionalGeneration
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    from ..languages import WHISPER_LANGUAGES
 
     stock = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32").eval()
     for side in ("encoder", "decoder"):
         for index, layer in enumerate(getattr(stock.model, side).layers):
             prefix = f"model.{side}.layers.{index}.ffn_clsr."
             tensors = {key.removeprefix(prefix): value.float() for key, value in own.items() if key.startswith(prefix)}
-            _mix(layer, tensors, LANGUAGES[name])
+            _mix(layer, tensors, WHISPER_LANGUAGES[name])
     return stock(inputs, decoder_input_ids=prompt).logits
 
 

@@ -22,6 +22,7 @@ from ..data.screening import Screen
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..evaluation.systems.gates import open_shares, record_decisions
 from ..evaluation.systems.opening import System
+from ..languages import language_code
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from ..training.arguments import DistilWhisperTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset, StreamingSpeechDataset
@@ -215,4 +216,5 @@ def _experts(arguments: DataArguments, clips: list[Clip]) -> list[tuple[str, str
     experts = one_for_each(arguments.expert, arguments.data, "expert")
     if None in languages:
         raise ValueError("Expected the language of every streamed source, which cannot be looked up: --language ca.")
-    return sorted({(name or language, language) for name, language in zip(experts, languages, strict=True)})
+    codes = [language_code(language) for language in languages]
+    return sorted({(name or code, code) for name, code in zip(experts, codes, strict=True)})

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
-
 from .audio import AudioSource
 
 Task = Literal["transcribe", "translate"]
@@ -65,14 +63,6 @@ class Clip:
     def expert_name(self) -> str:
         """The expert that the clip trains, if there is one of that name: the one it names, else its language's."""
         return self.expert or self.language
-
-
-def language_code(language: str) -> str:
-    """Whisper's code of a language given as code, locale ("pt-BR") or English name; anything else in lower case."""
-    lowered = language.strip().lower()
-    code = TO_LANGUAGE_CODE.get(lowered, lowered)
-    base = code.replace("_", "-").split("-")[0]
-    return base if base in LANGUAGES else code
 
 
 def unique_ids(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, int]]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..languages import language_tag
 from .audio import AudioSource
-from .clips import Clip, gender_name, language_code
+from .clips import Clip, gender_name
 
 _USUAL_NAMES = {
     "audio": ("file_name", "audio", "path", "audio_filepath", "audio_path"),
@@ -93,7 +94,7 @@ class RowReader:
             id=clip_id,
             audio=audio,
             text=value["text"],
-            language=language_code(language),
+            language=language_tag(language),
             speaker=value.get("speaker", ""),
             gender=gender_name(value.get("gender", "")),
             age=value.get("age", ""),

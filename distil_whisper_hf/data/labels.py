@@ -12,15 +12,14 @@ from typing import Literal, get_args
 from tokenizers import Tokenizer
 from transformers import WhisperTokenizer
 
+from ..languages import NO_LEADING_SPACE_LANGUAGES, WHISPER_LANGUAGES, language_code
+
 END_OF_TEXT = "<|endoftext|>"
 # An English-only vocabulary has one text token fewer than a multilingual one, so its ids are others.
 ENGLISH_ONLY_TEXT_TOKENS = 50256
 
 Task = Literal["transcribe", "translate"]
 LeadingSpace = Literal["as_whisper", "never"]
-
-# Written without spaces between words; Whisper begins a transcript with a space in all its other languages.
-_UNSPACED = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
 
 
 class LabelBuilder:
@@ -56,7 +55,8 @@ class LabelBuilder:
                 f"Expected a multilingual tokenizer, got an English-only one ({self._end} text tokens), "
                 "whose prompt names no language. Take the multilingual model of the same size."
             )
-        self._unspaced = _UNSPACED if leading_space == "as_whisper" else None
+        self._languages = frozenset(code for code in WHISPER_LANGUAGES if f"<|{code}|>" in self._ids)
+        self._unspaced = NO_LEADING_SPACE_LANGUAGES if leading_space == "as_whisper" else None
         self._text = _plain_text_tokenizer(tokenizer)
 
     def __call__(self, text: str, *, language: str) -> list[int]:
@@ -64,11 +64,12 @@ class LabelBuilder:
 
         Args:
             text: the transcript, already cleaned; special tokens written in it are text like any other.
-            language: Whisper's code, such as "ca".
+            language: as `languages.language_code` takes it: "ca", "Catalan".
 
         Raises:
             ValueError: the tokenizer has no token for the language.
         """
+        language = self._code(language)
         if self._unspaced is not None and language not in self._unspaced:
             text = f" {text}"
         return [*self.prompt(language), *self._text.encode(text, add_special_tokens=False).ids, self._end]
@@ -83,14 +84,15 @@ class LabelBuilder:
         Raises:
             ValueError: the tokenizer has no token for the language.
         """
-        return [self._id(f"<|{language}|>"), *self._task]
+        return [self._ids[f"<|{self._code(language)}|>"], *self._task]
+
+    def _code(self, language: str) -> str:
+        # Also a language that has been given a token in this vocabulary.
+        return language if f"<|{language}|>" in self._ids else language_code(language, self._languages)
 
     def _id(self, token: str) -> int:
         if token not in self._ids:
-            raise ValueError(
-                f"The tokenizer has no {token} token. Expected a multilingual Whisper tokenizer and Whisper's code of "
-                "the language ('ca', not 'Catalan'); a language without one takes another's, and names its expert."
-            )
+            raise ValueError(f"The tokenizer has no {token} token. Expected that of a multilingual Whisper.")
         return self._ids[token]
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..languages import hub_language
 from ..markdown import one_line, table
 from .measured_results import OWN_SYSTEM, BiasFigure, Gates, MeasuredResults, Row
 
 # In every card made here: a card without it was written by somebody and is never replaced.
 MARK = "<!-- Made by distil_whisper_hf from config.json and results.*.json. Remove this line to keep your own text. -->"
-# Whisper's codes that the Hub knows by another.
-HUB_LANGUAGES = {"jw": "jv"}
 PAPER = "https://arxiv.org/abs/2311.01070"
 
 # The text around what is measured, with $names for it.
@@ -107,7 +106,7 @@ def _metadata(
     ]
     base = config.get("base_model_name_or_path")
     return ModelCardData(
-        language=sorted(HUB_LANGUAGES.get(code, code) for code in spoken) or None,
+        language=sorted(hub_language(language) for language in spoken) or None,
         # Several licences have no name of their own on the Hub.
         license=next(iter(licenses)) if len(licenses) == 1 else ("other" if licenses else None),
         license_name="several" if len(licenses) > 1 else None,

@@ -12,15 +12,14 @@ from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import SafetensorsParsingError
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..checkpoints import ExpertFileError, read_header
 from ..configuration_distil_whisper import EXPERT_NAME
+from ..original_release import original_language
 
 # A name that is none of ours is no expert, whatever a repository calls its files.
 EXPERT_FILE = re.compile(rf"expert\.({EXPERT_NAME.pattern})\.safetensors")
-ORIGINAL_FILE = re.compile(r"expert\.([a-z ]+)\.bin")
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, "model-*-of-*.safetensors")
 
 
@@ -67,14 +66,13 @@ def list_experts(
     listed = config.get("language_experts", {})
     found: dict[str, ListedExpert] = {}
     for filename, size in sorted(sizes.items()):
-        ours, original = EXPERT_FILE.fullmatch(filename), ORIGINAL_FILE.fullmatch(filename)
+        ours, code = EXPERT_FILE.fullmatch(filename), original_language(filename)
         if ours:
             header = remote_header(api, repo_id, filename, info.sha)
             name, language, training, base = read_header(filename, header)[:4]
             if name == ours[1]:
                 found[name] = ListedExpert(name, language, base, training, size, filename)
-        elif original and original[1] in TO_LANGUAGE_CODE:
-            code = TO_LANGUAGE_CODE[original[1]]
+        elif code is not None:
             found.setdefault(code, ListedExpert(code, code, None, {}, size, filename))
     inside = {name: entry for name, entry in listed.items() if name not in found and EXPERT_NAME.fullmatch(name)}
     weights = _inside_sizes(api, repo_id, info.sha, sizes, inside) if inside else {}

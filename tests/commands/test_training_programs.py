@@ -22,7 +22,7 @@ from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.cli import main
 from distil_whisper_hf.commands.baseline import BaselineArguments
 from distil_whisper_hf.commands.runs import RunArguments, parse
-from distil_whisper_hf.commands.train import ExpertArguments
+from distil_whisper_hf.commands.train import ExpertArguments, _experts
 from distil_whisper_hf.data.arguments import DataArguments
 from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
@@ -344,3 +344,12 @@ class TestSources:
             self.read(labels, catalan, language=["ca", "gl"])
         with pytest.raises(ValueError, match="at least one source of speech"):
             self.read(labels)
+
+
+def test_streamed_experts_go_by_the_code_of_their_language() -> None:
+    """Silent: `--language Catalan` on a stream making an expert "Catalan", which no Catalan clip takes."""
+    arguments = DataArguments(data=["one", "two"], language=["Catalan", "it_it"], streaming=True)
+    assert _experts(arguments, []) == [("ca", "ca"), ("it", "it")]
+    arguments.expert, arguments.language = ["sc"], ["Italian"]
+    arguments.data = ["one"]
+    assert _experts(arguments, []) == [("sc", "it")]

@@ -110,7 +110,7 @@ def test_a_limit_counts_usable_clips(folder_of_troubles, tokenizer) -> None:
 def test_an_unknown_language_stops_at_once(tmp_path, tokenizer) -> None:
     """Prevents a typing error in the language from being counted as clips that are left out: all of them."""
     path = write(tmp_path / "clip.wav")
-    with pytest.raises(ValueError, match=r"no <\|catala\|> token"):
+    with pytest.raises(ValueError, match=r"did you mean Catalan \(ca\)"):
         Screen(LabelBuilder(tokenizer))(Clip("one", str(path), "text", "catala"))
 
 

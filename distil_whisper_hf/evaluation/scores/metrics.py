@@ -15,7 +15,8 @@ from typing import Literal, get_args
 
 import jiwer
 
-from .normalization import Normalizer, is_unspaced
+from ...languages import is_unspaced
+from .normalization import Normalizer
 
 Metric = Literal["wer", "cer"]
 

@@ -9,13 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ...languages import language_tag
+
 NormalizerName = Literal["unicode", "basic", "english", "none"]
-
-# Languages usually written without spaces between words: a "word" is then a phrase, and characters must be counted.
-UNSPACED_LANGUAGES = frozenset({"bo", "dz", "ja", "km", "lo", "my", "shn", "th", "wuu", "yue", "zh"})
-
-# Codes of other data sets (FLEURS, ISO 639-3) for languages that Whisper knows under another code.
-_CODE_ALIASES = {"cmn": "zh", "fil": "tl", "jv": "jw", "nb": "no", "iw": "he"}
 
 _DOTLESS_I_LANGUAGES = frozenset({"az", "tr"})
 _DOTLESS_I = str.maketrans({"I": "ı", "İ": "i"})
@@ -62,28 +58,6 @@ def _is_variation_selector(code_point: int) -> bool:
 _CHARACTERS = _CharacterTable()
 
 
-def language_code(language: str) -> str:
-    """Whisper's code of a language given as a code, an English name, a language token or a tag with a region.
-
-    `"ca"`, `"Catalan"`, `"<|ca|>"`, `"ca_es"` and `"ca-ES"` all give `"ca"`. A language unknown to Whisper keeps its
-    own primary tag. Raises `ValueError` when the name is empty.
-    """
-    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-    key = language.strip().lower().removeprefix("<|").removesuffix("|>").replace("_", "-")
-    if not key:
-        raise ValueError("a language is a code such as 'ca' or an English name such as 'catalan', got an empty string")
-    if key in TO_LANGUAGE_CODE:
-        return TO_LANGUAGE_CODE[key]
-    primary = key.split("-")[0]
-    return _CODE_ALIASES.get(primary, primary)
-
-
-def is_unspaced(language: str | None) -> bool:
-    """Whether words of this language are not separated by spaces, so that CER comes first (`None`: False)."""
-    return language is not None and language_code(language) in UNSPACED_LANGUAGES
-
-
 @dataclass(frozen=True)
 class Normalizer:
     """A function from text to text with the label that must be printed with every figure computed through it.
@@ -120,7 +94,7 @@ def normalize_unicode(text: str, language: str | None = None) -> str:
     Idempotent. Characters of the result are code points after NFKC (Thai "ำ" is two).
     """
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
-    if language is not None and language_code(language) in _DOTLESS_I_LANGUAGES:
+    if language is not None and language_tag(language) in _DOTLESS_I_LANGUAGES:
         text = text.translate(_DOTLESS_I)
     # Folding can undo a composition, and composing can uncover a letter to fold: both twice, as in NFKC_Casefold.
     for _ in range(2):
@@ -157,7 +131,7 @@ def get_normalizer(name: NormalizerName = "unicode", language: str | None = None
     Raises `ValueError` for another name, and for `"english"` with another language.
     """
     if name == "unicode":
-        code = None if language is None else language_code(language)
+        code = None if language is None else language_tag(language)
         dotless = code if code in _DOTLESS_I_LANGUAGES else None
         return Normalizer(name, "unicode", _Unicode(dotless))
     if name == "basic":
@@ -165,7 +139,7 @@ def get_normalizer(name: NormalizerName = "unicode", language: str | None = None
 
         return Normalizer(name, "basic", _Stripped(BasicTextNormalizer()))
     if name == "english":
-        if language is not None and language_code(language) != "en":
+        if language is not None and language_tag(language) != "en":
             raise ValueError(
                 f"the 'english' normalizer rewrites English contractions and numbers, the language is {language!r}: "
                 "use 'unicode' or 'basic'"

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .normalization import Normalizer, language_code
+from ...languages import language_tag
+from .normalization import Normalizer
 
 SpellNumbers = Literal["no", "digits", "cardinals"]
 
@@ -30,7 +31,7 @@ def spelling_normalizer(normalizer: Normalizer, mode: SpellNumbers, language: st
         return normalizer
     import num2words
 
-    code = None if language is None else language_code(language)
+    code = None if language is None else language_tag(language)
     if code not in num2words.CONVERTER_CLASSES:
         raise ValueError(
             f"numbers cannot be spelled out in the language {language!r}: num2words has "
@@ -44,7 +45,7 @@ def can_spell(language: str | None) -> bool:
     """Whether num2words knows the language."""
     import num2words
 
-    return language is not None and language_code(language) in num2words.CONVERTER_CLASSES
+    return language is not None and language_tag(language) in num2words.CONVERTER_CLASSES
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import get_args
 import numpy as np
 from scipy import stats
 
+from ...languages import is_unspaced, language_tag
 from ..scores.metrics import Metric
-from ..scores.normalization import is_unspaced, language_code
 from .intervals import (
     DEFAULT_RESAMPLING,
     Clusters,
@@ -207,7 +207,7 @@ def language_clusters(rates: Mapping[str, float]) -> Clusters:
 def _default_hours(hours: Mapping[str, float] | None) -> Mapping[str, float]:
     if hours is None:
         return {language: row.hours for language, row in training_hours().items()}
-    return {language_code(language): value for language, value in hours.items()}
+    return {language_tag(language): value for language, value in hours.items()}
 
 
 def _usable(
@@ -218,7 +218,7 @@ def _usable(
     kept: dict[str, float] = {}
     left_out: dict[str, str] = {}
     for name, rate in rates.items():
-        language = language_code(name)
+        language = language_tag(name)
         if language in kept or language in left_out:
             raise ValueError(f"the language {language!r} has two rates, the second as {name!r}")
         if metric == "wer" and is_unspaced(language):

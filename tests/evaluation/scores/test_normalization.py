@@ -6,8 +6,6 @@ import pytest
 
 from distil_whisper_hf.evaluation.scores.normalization import (
     get_normalizer,
-    is_unspaced,
-    language_code,
     normalize_unicode,
 )
 
@@ -140,28 +138,3 @@ def test_wrong_choices_raise_with_the_alternatives():
         get_normalizer("whisper")
     with pytest.raises(ValueError, match="'ca'"):
         get_normalizer("english", "ca")
-    with pytest.raises(ValueError, match="empty"):
-        language_code(" ")
-
-
-@pytest.mark.parametrize(
-    ("language", "code"),
-    [
-        ("ca", "ca"),
-        ("Catalan", "ca"),
-        ("<|ca|>", "ca"),
-        ("ca_es", "ca"),
-        ("zh-CN", "zh"),
-        ("cmn_hans_cn", "zh"),
-        ("ga-IE", "ga"),
-    ],
-)
-def test_language_code(language, code):
-    assert language_code(language) == code
-
-
-def test_unspaced_languages():
-    """A WER of a Thai sentence is 0 or 100 %, whatever was recognised."""
-    unspaced = ("th", "lo", "km", "my", "zh", "ja", "yue", "bo", "Thai", "zh-TW", "yue_hant_hk", "burmese")
-    assert all(is_unspaced(language) for language in unspaced)
-    assert not any(is_unspaced(language) for language in ("ca", "uk", "vi", "ko", "hi", "jw", "ta", None))

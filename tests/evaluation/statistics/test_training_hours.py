@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from distil_whisper_hf.evaluation.scores.normalization import language_code
 from distil_whisper_hf.evaluation.statistics.training_hours import resource_class, training_hours
+from distil_whisper_hf.languages import language_code
 
 HOURS = {"ca": 1883.0, "uk": 697.0, "gl": 8.9, "hu": 379.0, "pl": 4278.0, "cs": 192.0, "ta": 136.0, "sk": 90.0}
 
