@@ -116,8 +116,7 @@ class Parser(HfArgumentParser):
             self._spellings |= dict.fromkeys((name.removeprefix("--") for name in names), names[0])
         action = super().add_argument(names[0], **options)
         if action.metavar is None and action.choices is None and action.nargs != 0:
-            flag_value = "yes|no" if action.const is True else _METAVARS.get(action.type, "TEXT")
-            action.metavar = flag_value if flag else action.dest.upper()
+            action.metavar = _METAVARS.get(action.type, "TEXT") if flag else action.dest.upper()
         name = names[0].removeprefix("--")
         self._by_name.setdefault(name, action)
         section = section or self._section_of.get(name) or (None if self._fields and flag else "input")
@@ -228,6 +227,8 @@ class _Help(RawDescriptionHelpFormatter):
     def _format_args(self, action: Action, default_metavar: str) -> str:
         if action.nargs == "+" and action.option_strings:
             return f"{action.metavar or default_metavar} ..."
+        if action.const is True:
+            return ""
         return super()._format_args(action, default_metavar)
 
     def _get_help_string(self, action: Action) -> str:
@@ -315,5 +316,5 @@ def _one(action: Action, value: Any) -> Any:
     except ValueError as error:
         raise ValueError(f"Expected {_METAVARS.get(kind, 'another value')}, {error}") from error
     if action.choices is not None and found not in action.choices:
-        raise ValueError(f"Expected one of {', '.join(map(str, action.choices))}")
+        raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
     return found

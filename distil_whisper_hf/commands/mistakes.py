@@ -57,7 +57,7 @@ def take_debug(words: Sequence[str]) -> tuple[list[str], bool]:
     With a value after it, `--debug` is a flag of transformers and stays.
     """
     kept, debug = [], os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in zip(words, [*words, "--"][1:], strict=True):
         if word == "--debug" and following.startswith("-"):
             debug = True
         else:

@@ -39,6 +39,16 @@ def local_or_hub(name: str, what: str) -> str:
     raise ValueError(missing_path(path, what))
 
 
+def check_hub_name(name: str) -> None:
+    """Refuse what cannot be a repository of somebody: `ValueError` unless it is user/name."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"Expected a repository as user/name, got {name!r}.") from error
+    if "/" not in name:
+        raise ValueError(f"Expected a repository as user/name, got {name!r}: whose is it?")
+
+
 def looks_like_path(name: str) -> bool:
     """Whether a name means a place on this machine, be it there or not."""
     first, slash, rest = name.partition("/")
@@ -55,7 +65,7 @@ def missing_path(path: str | os.PathLike, what: str) -> str:
     """A sentence for a path that is not there, with the nearest name in the folder where it would be."""
     path = Path(path)
     below = path
-    while not below.parent.is_dir() and below.parent != below:
+    while not below.parent.exists():
         below = below.parent
     if below.parent.is_file():
         return f"Expected {what}, {str(path)!r} does not exist: {str(below.parent)!r} is a file."
