@@ -34,7 +34,7 @@ import difflib
 import json
 import re
 import sys
-from argparse import SUPPRESS, Action, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,6 +43,7 @@ from transformers import HfArgumentParser
 
 from ..data.places import missing_path
 from .mistakes import HelpAsked
+from .recipe_values import annotations, checked_value
 from .stock_flags import RENAMED
 
 # What the programs with dataclasses show in --help, in this order; a program has those that it knows.
@@ -89,7 +90,7 @@ class Parser(HfArgumentParser):
         # Any spelling, with underscores -> the flag.
         self._spellings: dict[str, str] = {}
         self._by_name: dict[str, Action] = {}
-        self._fields = bool(kinds)
+        self._kinds = annotations(kinds)
         super().__init__(
             list(kinds),
             prog=program,
@@ -119,7 +120,7 @@ class Parser(HfArgumentParser):
             action.metavar = _METAVARS.get(action.type, "TEXT") if flag else action.dest.upper()
         name = names[0].removeprefix("--")
         self._by_name.setdefault(name, action)
-        section = section or self._section_of.get(name) or (None if self._fields and flag else "input")
+        section = section or self._section_of.get(name) or (None if self._kinds and flag else "input")
         if rare or section is None:
             self._rare.append(action)
         else:
@@ -161,7 +162,7 @@ class Parser(HfArgumentParser):
         if name in RENAMED:
             wanted = re.findall(r"--(\w+)", RENAMED[name])
             if all(flag in self._spellings for flag in wanted):
-                return f"there is no --{name} any more: {RENAMED[name]}."
+                return f"there is no --{name} here: {RENAMED[name]}."
         near = difflib.get_close_matches(name, self._spellings, n=3, cutoff=0.7)
         near += [flag for flag in self._spellings if (len(name) > 3 and name in flag) or name in flag.split("_")]
         flags = list(dict.fromkeys(self._spellings[flag] for flag in near))[:3]
@@ -199,8 +200,8 @@ class Parser(HfArgumentParser):
                 raise ValueError(f"{path.name} says {name}, which {self.prog} does not know: {self._unknown(name)}")
             action = self._by_name[flag.removeprefix("--")]
             try:
-                values[action.dest] = _checked(action, value)
-            except (TypeError, ValueError, ArgumentTypeError) as error:
+                values[action.dest] = checked_value(action, value, self._kinds.get(action.dest, ()))
+            except ValueError as error:
                 raise ValueError(f"{path.name} says {json.dumps({name: value})}: {error}.") from error
         return values
 
@@ -290,31 +291,3 @@ def split_recipes(words: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 def _underscored(flag: str) -> str:
     return "--" + flag.removeprefix("--").replace("-", "_") if flag.startswith("--") else flag
-
-
-def _checked(action: Action, value: Any) -> Any:
-    """A recipe's value as the flag would give it; `ValueError` where it takes no such thing."""
-    if value is None:
-        if action.default is not None:
-            raise ValueError("expected a value, got null; leave it out for the default")
-        return None
-    if action.nargs == "+":
-        return [_one(action, item) for item in (value if isinstance(value, list) else [value])]
-    # Settings of transformers that are tables themselves.
-    if isinstance(value, dict) and action.type is str:
-        return value
-    return _one(action, value)
-
-
-def _one(action: Action, value: Any) -> Any:
-    if isinstance(value, dict | list):
-        raise ValueError("expected a single value")
-    text = value if isinstance(value, str) else json.dumps(value)
-    kind = action.type
-    try:
-        found = text if kind is None else kind(text)
-    except ValueError as error:
-        raise ValueError(f"Expected {_METAVARS.get(kind, 'another value')}, {error}") from error
-    if action.choices is not None and found not in action.choices:
-        raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
-    return found

@@ -64,13 +64,17 @@ def _parser() -> Parser:
     parser.add_argument("output", type=Path, nargs="?", help="folder to make")
     parser.add_argument("--output_dir", type=Path, section="result", help="the same, as a flag")
     parser.add_argument(
-        "--language", "--experts", nargs="+", section="result", help="codes of the languages to convert; none: all"
+        "--language",
+        "--experts",
+        nargs="+",
+        section="result",
+        help="codes of the languages to convert, else all",
     )
     parser.add_argument(
         "--model",
         "--base",
         section="result",
-        help="plain Whisper with the same weights: write experts only, and name it",
+        help="plain Whisper with the same weights, to write the experts alone",
     )
     return parser
 

@@ -21,6 +21,12 @@ PROGRAMS = {
     "train": (train.RunArguments, train.SpeechArguments, train.ExpertArguments, DistilWhisperTrainingArguments),
     "baseline": (baseline.RunArguments, baseline.SpeechArguments, baseline.BaselineArguments, SpeechTrainingArguments),
 }
+# Those of `evaluate` have fields of their own.
+RECIPES = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.json"))
+    if not path.name.startswith("evaluate")
+]
 
 
 @dataclass
@@ -197,9 +203,29 @@ class TestRecipes:
         found = read(self.recipe(tmp_path, **{"data": "folder", "max-steps": "4", "resume": "no", "test_limit": None}))
         assert found == Settings(data=["folder"], max_steps=4)
 
+    def test_tables_and_switches_arrive_as_they_are(self, tmp_path):
+        """Silent: `{"no_x": true}` that turns x on, or a table that arrives as its text."""
+        values = {"lr_scheduler_kwargs": {"power": 2}, "report_to": ["none"], "label_names": ["labels"], "bf16": False}
+        path = self.recipe(tmp_path, no_gate_budget_counts_padding=True, output_dir=str(tmp_path), **values)
+        *_, training = parse(PROGRAMS["train"], [path, "--use_cpu"], program="test", description="")
+        assert training.lr_scheduler_kwargs == {"power": 2} and training.label_names == ["labels"]
+        assert training.report_to == [] and training.bf16 is False
+        assert training.gate_budget_counts_padding is False
+
+    @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+    def test_every_recipe_parses(self, path, tmp_path):
+        """Silent: a recipe with a value that its flag does not take."""
+        recipe = json.loads(path.read_text())
+        kinds = PROGRAMS["baseline" if "method" in recipe else "train"]
+        words = [str(path), "--output-dir", str(tmp_path), "--use-cpu", "--learning-rate=0.5"]
+        parsed = parse(kinds, words, program="test", description="")
+        values = {name: value for part in parsed for name, value in vars(part).items()}
+        assert {name: values[name] for name in recipe} == {**recipe, "learning_rate": 0.5}
+
     @pytest.mark.parametrize(
         ("values", "message"),
         [
+            ({"resume": 2}, '{"resume": 2}'),
             ({"learning_rat": 1}, "recipe.json says learning_rat, which distil-whisper test does not know"),
             ({"method": "al"}, "expected one of full, lora"),
             ({"max_steps": 2.5}, '{"max_steps": 2.5}'),
