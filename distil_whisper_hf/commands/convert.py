@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.places import local_or_hub, missing_path
 from .command_line import Parser
 from .mistakes import Failed, program
-from .output_folders import check_output_dir
+from .output_folders import check_disk_space, check_output_dir
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ def convert(
 
     Raises:
         FileExistsError: `output` is there already.
-        ValueError: no original checkpoint, or not the experts that are asked for.
+        ValueError: no original checkpoint, not the experts that are asked for, or too little space for the result.
         ConversionError: another base than `base`, or a difference after conversion.
         ExpertFileError: a damaged expert, or one with anything but tensors in its pickle.
     """
@@ -108,6 +108,9 @@ def convert(
             f"Expected an original checkpoint with experts {names or 'of some language'} in {str(source)!r}, found "
             f"{', '.join(there) or 'none'}. Copy config.json, model.safetensors and expert.<language>.bin there."
         )
+    parts = [source / original_filename(code) for code in names]
+    parts += source.glob("model*.safetensors") if base is None else []
+    check_disk_space(output, sum(path.stat().st_size for path in parts), "the converted checkpoint")
     # Float32, so that nothing is rounded on the way.
     model = DistilWhisperForConditionalGeneration.from_pretrained(source, experts=[], dtype="float32").eval()
     fingerprint = model.base_fingerprint()

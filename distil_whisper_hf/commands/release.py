@@ -20,7 +20,7 @@ from pathlib import Path
 from ..data.places import check_hub_name, local_or_hub, missing_path
 from .command_line import Parser
 from .mistakes import program
-from .output_folders import check_output_dir
+from .output_folders import check_disk_space, check_output_dir
 
 HASHES = "SHA256SUMS"
 PROGRAM = "distil-whisper release"
@@ -81,7 +81,7 @@ def make_release(
     Raises:
         FileExistsError: `output` is there already.
         FileNotFoundError: a folder without an expert.
-        ValueError: two experts of one name, a base without a public name, bad results.
+        ValueError: two experts of one name, a base without a public name, bad results, too little space.
         ExpertFileError: an expert that is damaged or does not fit the base.
     """
     from transformers import AutoProcessor
@@ -103,6 +103,7 @@ def make_release(
                 f"Expected each expert once, got {doubled[0]!r} in {found[doubled[0]].parent} and {folder}."
             )
         found |= here
+    check_disk_space(output, sum(path.stat().st_size for path in found.values()), "the release")
     model = DistilWhisperForConditionalGeneration.from_pretrained(base, experts=[])
     for name, path in found.items():
         model.load_expert(name, path)

@@ -36,7 +36,11 @@ def local_or_hub(name: str, what: str) -> str:
         except HFValidationError as error:
             raise ValueError(f"Expected {what}, a folder or a Hub name (user/name), got {name!r}.") from error
         return name
-    raise ValueError(missing_path(path, what))
+    first, _, rest = name.partition("/")
+    taken = (
+        f" ({first!r} is a folder here, so this is no Hub name.)" if "/" not in rest and Path(first).is_dir() else ""
+    )
+    raise ValueError(missing_path(path, what) + taken)
 
 
 def check_hub_name(name: str) -> None:

@@ -44,7 +44,7 @@ def test_what_is_neither_is_refused(here, name):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("runs/catalam", r"is it 'runs/catalan'\?"),
+        ("runs/catalam", r"is it 'runs/catalan'\? \('runs' is a folder here, so this is no Hub name"),
         ("run/catalan/x", r"is it 'runs'\?"),
         ("tabel.csv", r"is it 'table.csv'\?"),
         ("runs/zz/model", "'runs' has no 'zz'"),

@@ -1,6 +1,7 @@
 """The commands around the Hub: release, push, convert."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,17 @@ def test_a_known_base_is_not_written_again(original, base, tmp_path):
     other = save_whisper(tmp_path / "other", seed=1)
     assert cli.main(["convert", str(original), str(tmp_path / "no"), "--base", str(other)]) == 1
     assert not (tmp_path / "no").exists()
+
+
+def test_a_full_disk_is_seen_before_the_work(original, trained, base, tmp_path, monkeypatch):
+    """Silent: a minute per expert, and then half a file."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr(DistilWhisperForConditionalGeneration, "from_pretrained", None)
+    with pytest.raises(ValueError, match="GB free for the converted checkpoint"):
+        convert.convert(original, tmp_path / "new")
+    with pytest.raises(ValueError, match="GB free for the release"):
+        release.make_release(trained, str(base), "user/x", tmp_path / "new", base_model="openai/whisper-base")
 
 
 @pytest.mark.parametrize("fault", ["tensor", "gate", "language", "side"])
