@@ -37,9 +37,8 @@ def local_or_hub(name: str, what: str) -> str:
             raise ValueError(f"Expected {what}, a folder or a Hub name (user/name), got {name!r}.") from error
         return name
     first, _, rest = name.partition("/")
-    taken = (
-        f" ({first!r} is a folder here, so this is no Hub name.)" if "/" not in rest and Path(first).is_dir() else ""
-    )
+    hidden = not name.startswith((".", "/", "~")) and "/" not in rest and Path(first).is_dir()
+    taken = f" ({first!r} is a folder here, so this is no Hub name.)" if hidden else ""
     raise ValueError(missing_path(path, what) + taken)
 
 

@@ -30,8 +30,9 @@ def test_what_is_here_and_what_may_be_there(here, monkeypatch):
 )
 def test_paths_are_never_looked_up(here, name):
     """Silent: somebody else's repository in place of a folder whose name was misspelt."""
-    with pytest.raises(ValueError, match=r"Expected a Whisper \(--model\), .* does not exist"):
+    with pytest.raises(ValueError, match=r"Expected a Whisper \(--model\), .* does not exist") as caught:
         local_or_hub(name, WHAT)
+    assert ("is no Hub name" in str(caught.value)) == (name == "runs/galician")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "user/", "-x", "a--b", "a..b"])
