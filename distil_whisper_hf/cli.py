@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
 from . import __version__
+from .commands.mistakes import guard, take_debug
 
 
 class Command(NamedTuple):
@@ -33,28 +35,44 @@ def usage() -> str:
     """What there is to call, a line each."""
     lines = [f"  {name:<12} {command.purpose}" for name, command in COMMANDS.items()]
     return "\n".join(
-        [f"distil-whisper {__version__}: distil-whisper COMMAND ... (COMMAND --help says what it takes)", *lines]
+        [
+            f"distil-whisper {__version__}",
+            "",
+            *lines,
+            "",
+            "`distil-whisper help COMMAND` or `distil-whisper COMMAND --help` says what a command takes, --help_all "
+            "everything.",
+        ]
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one program; returns the exit status.
+    """Run one program; returns the exit status: 2 for a mistake in the input, 1 for work that failed, 130 for Ctrl-C.
 
     Args:
         arguments: the words after `distil-whisper`; None takes them from the command line.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if len(words) > 1 and words[0] == "help":
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage() + "\n")
         return 0 if words else 2
     if words[0] == "--version":
         sys.stdout.write(__version__ + "\n")
         return 0
-    if words[0] not in COMMANDS:
-        sys.stderr.write(f"Expected one of {', '.join(COMMANDS)}, got {words[0]!r}.\n{usage()}\n")
+    name, *rest = words
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        remedy = f"is it {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}."
+        sys.stderr.write(f"distil-whisper: there is no command {name!r}: {remedy}\n")
         return 2
-    program: Callable[[Sequence[str]], int] = import_module(f"{__package__}.commands.{COMMANDS[words[0]].module}").main
-    return program(words[1:])
+    # A library that is missing is found when the program is imported.
+    return guard(f"distil-whisper {name}", lambda: _program(name)(rest), debug=take_debug(rest)[1])
+
+
+def _program(name: str) -> Callable[[Sequence[str]], int]:
+    return import_module(f"{__package__}.commands.{COMMANDS[name].module}").main
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python examples/transcribe.py                                      three clips of this repository, whisper-tiny
     python examples/transcribe.py --model FOLDER --language es my.ogg  any Whisper, any audio file
-    python examples/transcribe.py --expert ca --experts-from FOLDER    with a trained expert
+    python examples/transcribe.py --expert ca --experts FOLDER         with a trained expert
 
-Seconds per clip on a CPU. The first run downloads the model, unless --model is a folder. Without --experts-from, the
+Seconds per clip on a CPU. The first run downloads the model, unless --model is a folder. Without --experts, the
 expert is new: a copy of the shared path, so it shows the way but changes no word.
 """
 
@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
     parser.add_argument("--model", default="openai/whisper-tiny", help="a Whisper: Hub name or folder")
     parser.add_argument("--language", help="language of all files, by Whisper's code; none: detected for each")
     parser.add_argument("--expert", default="es", help="the expert: a language's code, or another name")
-    parser.add_argument("--experts-from", help="folder or repository that holds the expert; none: a new one")
+    parser.add_argument(
+        "--experts", "--experts-from", help="folder or repository that holds the expert; none: a new one"
+    )
     args = parser.parse_args(arguments)
 
     files, languages = args.audio, [args.language] * len(args.audio)
@@ -51,8 +53,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
         return [output["text"].strip() for output in transcribe([str(path) for path in files], **options)]
 
     plain = run()
-    if args.experts_from:
-        model.load_expert(args.expert, args.experts_from)
+    if args.experts:
+        model.load_expert(args.expert, args.experts)
     else:
         model.add_expert(args.expert)
     expert = run()

@@ -1,6 +1,6 @@
 """Train what experts are compared with, on the same data and steps: full fine-tuning or LoRA of a plain Whisper.
 
-distil-whisper baseline examples/recipes/lora.json --model openai/whisper-small --data FOLDER --language ca \
+distil-whisper baseline examples/recipes/lora.json --model openai/whisper-small --data FOLDER --language ca \\
     --output_dir runs/ca-lora
 """
 
@@ -17,8 +17,13 @@ from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..training.arguments import SpeechTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset
 from ..training.speech_trainer import SpeechTrainer
-from .runs import RunArguments, command_line, finish, parse, prepare, report, show_rows, train, training_rows
-from .starting import check_libraries, check_output_dir
+from .command_line import parse
+from .mistakes import program
+from .output_folders import check_output_dir
+from .runs import RunArguments, command_line, finish, prepare, report, show_rows, train, training_rows
+from .starting import check_libraries
+
+PROGRAM = "distil-whisper baseline"
 
 
 @dataclass
@@ -37,13 +42,14 @@ class BaselineArguments:
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input."})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program(PROGRAM)
+def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit status."""
     kinds = (RunArguments, DataArguments, BaselineArguments, SpeechTrainingArguments)
-    run, data, baseline, training = parse(kinds, arguments, program="distil-whisper baseline", description=__doc__)
+    run, data, baseline, training = parse(kinds, arguments, program=PROGRAM, description=__doc__)
     if data.streaming:
         raise ValueError("Expected data that is read before training: streaming is for experts (distil-whisper train).")
-    check_output_dir(training.output_dir, weights=True)
+    check_output_dir(training.output_dir, writes="model" if baseline.method == "full" else "adapter")
     check_libraries(["peft"] if baseline.method == "lora" else [], what="LoRA")
     processor, labels, corpus = prepare(run, data, training)
     if run.dry_run:

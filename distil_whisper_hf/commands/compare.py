@@ -1,6 +1,6 @@
 """Set trained systems beside each other: one table, what each does to other languages, and which gates open.
 
-    distil-whisper compare runs/el-js runs/el-full runs/el-lora --reference runs/el-js --output runs/el-compared
+    distil-whisper compare runs/el-js runs/el-full runs/el-lora --reference runs/el-js --output_dir runs/compared
 
 Reads `scores.json` of runs of `distil-whisper train` and `baseline` with the same test sets (one of them with
 `--test both`, for plain Whisper). Writes `compared.md`, `gates.png` where a run has experts, and, for the run named by
@@ -9,7 +9,6 @@ Reads `scores.json` of runs of `distil-whisper train` and `baseline` with the sa
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,13 @@ from ..evaluation.statistics.intervals import error_arrays, make_clusters, rate_
 from ..evaluation.statistics.paired import compare_systems
 from ..markdown import table
 from ..publishing.measured_results import Gates, MeasuredResults, Row, read_results
+from .command_line import Parser
+from .mistakes import program
+from .output_folders import check_output_dir
 from .runs import command_line
 
 BASE = "whisper"
+PROGRAM = "distil-whisper compare"
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,11 @@ class System:
     run: Mapping[str, Any]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program(PROGRAM)
+def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="distil-whisper compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", type=Path, help="output folders of train and baseline")
-    parser.add_argument("--reference", type=Path, default=None, help="run that the others are compared with")
-    parser.add_argument("--about", type=Path, default=None, help="JSON with licence, data and limits, for the card")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the table and the figure")
-    args = parser.parse_args(arguments)
+    args = _parser().read(arguments)
+    check_output_dir(args.output_dir)
     systems = read_systems(args.runs)
     reference = next((system for system in systems if args.reference and system.name == args.reference.name), None)
     if args.reference is not None and reference is None:
@@ -76,17 +74,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if part
     )
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_text(args.output / "compared.md", text + "\n")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    write_text(args.output_dir / "compared.md", text + "\n")
     print(text)
     if gates:
-        draw_gates(gates, args.output / "gates.png")
+        draw_gates(gates, args.output_dir / "gates.png")
     if reference is not None:
         for name in reference.run.get("gates", {}):
             about = {} if args.about is None else json.loads(args.about.read_text(encoding="utf-8"))
             results = read_results({**about, **card_results(systems, reference, name).as_dict()})
             write_json(args.reference / f"results.{name}.json", results.as_dict())
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, __doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="output folders of train and baseline")
+    parser.add_argument("--reference", type=Path, section="comparison", help="run that the others are compared with")
+    parser.add_argument(
+        "--about", type=Path, section="comparison", help="JSON with licence, data and limits, for the card"
+    )
+    parser.add_argument(
+        "--output_dir", "--output", type=Path, required=True, section="run", help="folder for the table and the figure"
+    )
+    return parser
 
 
 def read_systems(runs: Sequence[Path]) -> list[System]:

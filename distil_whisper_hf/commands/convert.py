@@ -1,24 +1,27 @@
 """Convert a checkpoint of the original release (naver/multilingual-distilwhisper-*) to this package's layout.
 
     distil-whisper convert multilingual-distilwhisper-28k converted                     base and all experts
-    distil-whisper convert multilingual-distilwhisper-28k converted --experts ca gl --base openai/whisper-small
+    distil-whisper convert multilingual-distilwhisper-28k converted --language ca gl --model openai/whisper-small
 
 The source is a local copy: config.json, model.safetensors, expert.<language>.bin. The result is a folder with the base
-under plain Whisper's names and one file per expert; with --base, which has to hold the very same weights, the experts
+under plain Whisper's names and one file per expert; with --model, which has to hold the very same weights, the experts
 alone. Before it appears it is read again and compared: every tensor bit for bit, and logits with the original's formula
 computed from its own tensors. Where anything differs, nothing is written. About a minute per expert of whisper-small.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..data.places import local_or_hub, missing_path
+from .command_line import Parser
+from .mistakes import Failed, program
+from .output_folders import check_disk_space, check_output_dir
 
 if TYPE_CHECKING:
     import torch
@@ -30,31 +33,50 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 FRAMES_PER_POSITION = 2
 TEXT_TOKENS = 8
+PROGRAM = "distil-whisper convert"
 
 
 class ConversionError(ValueError):
-    """A source that is not as the original release has it, or a result that differs from it."""
+    """Weights that differ: those of a base from the source's, or the result's."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program(PROGRAM)
+def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit status, 1 if the result would differ from its source."""
-    parser = argparse.ArgumentParser(
-        prog="distil-whisper convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", type=Path, help="local copy of an original checkpoint")
-    parser.add_argument("output", type=Path, help="folder to make")
-    parser.add_argument("--experts", nargs="+", help="languages to convert; none: all that are there")
-    parser.add_argument("--base", help="plain Whisper with the same weights: write experts only, and name it")
-    args = parser.parse_args(arguments)
+    args = _parser().read(arguments)
+    if (args.output is None) == (args.output_dir is None):
+        raise ValueError("Expected the folder to make once, after the source or as --output_dir.")
+    output = args.output_dir if args.output is None else args.output
+    base = None if args.model is None else local_or_hub(args.model, "a plain Whisper (--model)")
     try:
-        report = convert(args.source, args.output, experts=args.experts, base=args.base)
+        report = convert(args.source, output, experts=args.language, base=base)
     except ConversionError as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise Failed(str(error)) from error
     for name, difference in report.items():
         print(f"{name}: tensors equal bit for bit, logits within {difference:.1e}")
-    print(f"written: {args.output}")
+    print(f"written: {output}")
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, __doc__)
+    parser.add_argument("source", type=Path, help="local copy of an original checkpoint")
+    parser.add_argument("output", type=Path, nargs="?", help="folder to make")
+    parser.add_argument("--output_dir", type=Path, section="result", help="the same, as a flag")
+    parser.add_argument(
+        "--language",
+        "--experts",
+        nargs="+",
+        section="result",
+        help="codes of the languages to convert, else all",
+    )
+    parser.add_argument(
+        "--model",
+        "--base",
+        section="result",
+        help="plain Whisper with the same weights, to write the experts alone",
+    )
+    return parser
 
 
 def convert(
@@ -64,8 +86,9 @@ def convert(
 
     Raises:
         FileExistsError: `output` is there already.
-        ConversionError: a language that Whisper does not have, no original checkpoint, another base than `base`, or a
-            difference after conversion.
+        ValueError: a language that Whisper does not have, no original checkpoint, not the experts that are asked for,
+            or too little space for the result.
+        ConversionError: another base than `base`, or a difference after conversion.
         ExpertFileError: a damaged expert, or one with anything but tensors in its pickle.
     """
     from ..checkpoints import read_expert, write_expert
@@ -74,19 +97,20 @@ def convert(
     from ..original_release import original_filename
     from ..publishing.release import write_experts
 
-    if output.exists():
-        raise FileExistsError(f"Expected a folder to make, {str(output)!r} is there already. Move it away first.")
+    check_output_dir(output, new=True)
+    if not source.is_dir():
+        raise ValueError(missing_path(source, "a local copy of an original checkpoint"))
     there = [code for code in WHISPER_LANGUAGES if (source / original_filename(code)).exists()]
-    try:
-        names = there if experts is None else [language_code(one) for one in experts]
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
+    names = there if experts is None else [language_code(one) for one in experts]
     missing = sorted(set(names) - set(there))
     if missing or not names or not (source / "config.json").exists():
-        raise ConversionError(
+        raise ValueError(
             f"Expected an original checkpoint with experts {names or 'of some language'} in {str(source)!r}, found "
             f"{', '.join(there) or 'none'}. Copy config.json, model.safetensors and expert.<language>.bin there."
         )
+    parts = [source / original_filename(code) for code in names]
+    parts += source.glob("model*.safetensors") if base is None else []
+    check_disk_space(output, sum(path.stat().st_size for path in parts), "the converted checkpoint")
     # Float32, so that nothing is rounded on the way.
     model = DistilWhisperForConditionalGeneration.from_pretrained(source, experts=[], dtype="float32").eval()
     fingerprint = model.base_fingerprint()
@@ -94,7 +118,7 @@ def convert(
         plain = DistilWhisperForConditionalGeneration.from_pretrained(base, experts=[], dtype="float32")
         if plain.base_fingerprint() != fingerprint:
             raise ConversionError(
-                f"Expected {base!r} to hold the weights of {str(source)!r}, they differ. Leave --base out."
+                f"Expected {base!r} to hold the weights of {str(source)!r}, they differ. Leave --model out."
             )
     model.config.base_model_name_or_path = base
     output.parent.mkdir(parents=True, exist_ok=True)

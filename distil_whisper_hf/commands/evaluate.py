@@ -10,12 +10,11 @@ stopped, and what has been transcribed is never transcribed again. The report is
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
 import shlex
-import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -23,6 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..data.atomic_files import write_json, write_json_lines, write_text
+from ..data.places import local_or_hub, missing_path
+from .command_line import Parser
+from .mistakes import program
+from .output_folders import check_output_dir
 
 if TYPE_CHECKING:
     from ..data.clips import Clip
@@ -38,76 +41,78 @@ _CHATTY = (
     "transformers.generation.utils",
     "transformers.generation.configuration_utils",
 )
+PROGRAM = "distil-whisper evaluate"
 _LIBRARIES = ("torch", "transformers", "jiwer", "sacrebleu", "num2words", "bitsandbytes", "torchao", "peft")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status: 2 for arguments that cannot be used."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    args = parser.parse_args(words)
+@program(PROGRAM)
+def main(arguments: Sequence[str]) -> int:
+    """Run the program; returns its exit status."""
+    args = _parser().read(arguments)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     from ..evaluation.recipes import recipe_from
 
-    try:
-        recipe = recipe_from(_values(args))
-        _check_start(recipe)
-        data = read_data(recipe)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    recipe = recipe_from(_values(args))
+    _check_start(recipe)
+    data = read_data(recipe)
     if args.dry_run:
         print(show_data(recipe, data))
         return 0
-    command = "distil-whisper evaluate " + shlex.join(words)
+    command = shlex.join([*PROGRAM.split(), *arguments])
     report = evaluate(recipe, data, command=command, progress=not args.quiet)
     print(f"{len(report.scores)} scores of {len(report.clips)} clips: {Path(recipe.output) / 'report.md'}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="distil-whisper evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--recipe", help="JSON file with the fields of evaluation.recipes.Recipe; flags override it")
-    parser.add_argument("--systems", nargs="+", help="what to evaluate, see above")
-    parser.add_argument("--precisions", nargs="+", help="float32, bfloat16, float16, bnb-int8, bnb-nf4, "
-                        "torchao-int8-weight-only, torchao-int8-dynamic; default float32")  # fmt: skip
-    parser.add_argument("--data", nargs="+", help="audio folders, manifests (csv, tsv, jsonl), Common Voice locales")
-    parser.add_argument("--out-of-domain", nargs="+", default=[], metavar="NAME",
-                        help="names of sets in --data; if given, the others count as in domain")  # fmt: skip
-    parser.add_argument("--language", help="of all clips; default: the tables' column")
-    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep only such rows")
-    parser.add_argument(
-        "--task", choices=("transcribe", "translate"), help="translate: BLEU against English references"
-    )
-    parser.add_argument("--text-column", help="column of the references, where it has no usual name")
-    parser.add_argument("--limit", type=int, help="clips of each set, from as many speakers as possible")
-    parser.add_argument("--output", help="folder of the run; default: evaluation")
-    parser.add_argument("--normalizer", choices=("unicode", "basic", "english", "none"), help="default: unicode")
-    parser.add_argument(
-        "--spell-numbers", choices=("no", "digits", "cardinals"), help="numerals as words before scoring"
-    )
-    parser.add_argument("--batch-size", type=int, help="default: 8")
-    parser.add_argument("--num-beams", type=int, help="default: 1, greedy")
-    parser.add_argument("--max-new-tokens", type=int, help="most tokens of a clip; default: the model's limit")
-    parser.add_argument("--no-long-form", action="store_true", help="leave out clips over 30 s, by name")
-    parser.add_argument("--resamples", type=int, help="of the bootstrap; default: 10000")
-    parser.add_argument("--seed", type=int, help="default: 0")
-    parser.add_argument("--device", help="default: cpu")
-    parser.add_argument("--no-cost", action="store_true", help="do not measure time and memory")
-    parser.add_argument("--cost-clips", type=int, help="clips for time and memory; default: 8")
-    parser.add_argument("--dry_run", action="store_true", help="read the data, say what is there, and stop")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, __doc__)
+
+    def add(section: str, *names: str, **options: Any) -> None:
+        parser.add_argument(*names, section=section, **options)
+
+    add("what is evaluated", "--systems", nargs="+", help="see above")
+    add("what is evaluated", "--model", help="a Whisper, in place of --systems")
+    add("what is evaluated", "--experts", help="folder or repository whose experts --model takes")
+    add("what is evaluated", "--precisions", nargs="+", help="float32, bfloat16, float16, bnb-int8, bnb-nf4, "
+        "torchao-int8-weight-only, torchao-int8-dynamic; else float32")  # fmt: skip
+    add("what is evaluated", "--recipe", help="JSON with the fields of evaluation.recipes.Recipe; flags go before")
+    add("data", "--data", nargs="+", help="audio folders, manifests (csv, tsv, jsonl), Common Voice locales")
+    add("data", "--out_of_domain", nargs="+", default=[], metavar="NAME",
+        help="sets of --data; if given, the others count as in domain")  # fmt: skip
+    add("data", "--language", help="of all clips, else the tables' column")
+    add("data", "--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep only such rows")
+    add("data", "--task", choices=("transcribe", "translate"), help="translate: BLEU against English references")
+    add("data", "--text_column", help="of the references, where it has no usual name")
+    add("data", "--test_limit", "--limit", type=int, help="clips of each set, from as many speakers as possible")
+    add("scores", "--normalizer", choices=("unicode", "basic", "english", "none"), help="else unicode")
+    add("scores", "--spell_numbers", choices=("no", "digits", "cardinals"), help="numerals as words before scoring")
+    add("scores", "--resamples", type=int, rare=True, help="of the bootstrap, else 10000")
+    add("decoding", "--batch_size", type=int, help="else 8")
+    add("decoding", "--num_beams", type=int, help="else 1, greedy")
+    add("decoding", "--max_new_tokens", type=int, help="most tokens of a clip, else the model's limit")
+    add("decoding", "--no_long_form", action="store_true", rare=True, help="leave out clips over 30 s, by name")
+    add("run", "--output_dir", "--output", dest="output", help="else evaluation")
+    add("run", "--device", help="else cpu")
+    add("run", "--seed", type=int, rare=True, help="else 0")
+    add("run", "--no_cost", action="store_true", help="do not measure time and memory")
+    add("run", "--cost_clips", type=int, rare=True, help="clips for time and memory, else 8")
+    add("run", "--dry_run", action="store_true", help="read the data, say what is there, and stop")
+    add("run", "--quiet", action="store_true", help="no progress bar")
     return parser
 
 
-def _values(args: argparse.Namespace) -> dict[str, Any]:
+def _values(args: Namespace) -> dict[str, Any]:
     """The recipe's values with those of the flags over them."""
     from ..evaluation.recipes import read_recipe
 
     values = read_recipe(args.recipe) if args.recipe else {}
+    if args.model is not None:
+        if args.systems is not None:
+            raise ValueError("Expected --systems or --model, got both. A system with experts is MODEL+ca@FOLDER.")
+        args.systems = [_system(args.model, args.experts)]
+    elif args.experts is not None:
+        raise ValueError("Expected --model beside --experts, got none. Name the base of the experts.")
     for name in ("systems", "precisions", "output", "normalizer", "spell_numbers", "resamples", "seed", "device",
                  "cost_clips"):  # fmt: skip
         if getattr(args, name) is not None:
@@ -122,13 +127,27 @@ def _values(args: argparse.Namespace) -> dict[str, Any]:
         values["measure_cost"] = False
     if args.data:
         values["datasets"] = [_dataset(path, args) for path in args.data]
-    elif args.limit is not None and isinstance(values.get("datasets"), list):
+    elif args.test_limit is not None and isinstance(values.get("datasets"), list):
         sets = [{"path": one} if isinstance(one, str) else one for one in values["datasets"]]
-        values["datasets"] = [{**one, "limit": args.limit} for one in sets]
+        values["datasets"] = [{**one, "limit": args.test_limit} for one in sets]
     return values
 
 
-def _dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
+def _system(model: str, experts: str | None) -> dict[str, Any]:
+    """A model with all experts of a folder or repository, as a recipe has it."""
+    from ..checkpoints import local_experts
+    from ..publishing.listing import list_experts
+
+    if experts is None:
+        return {"model": model}
+    place = local_or_hub(experts, "a folder or repository with experts (--experts)")
+    names = sorted(local_experts(place) if Path(place).is_dir() else list_experts(place))
+    if not names:
+        raise ValueError(f"Expected expert.<name>.safetensors in {experts!r} (--experts), found none.")
+    return {"model": model, "experts": {name: place for name in names}}
+
+
+def _dataset(path: str, args: Namespace) -> dict[str, Any]:
     wrong = [pair for pair in args.where if "=" not in pair]
     if wrong:
         raise ValueError(f"expected COLUMN=VALUE in --where, got {wrong[0]!r}")
@@ -138,7 +157,7 @@ def _dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
         "path": path,
         "language": args.language,
         "where": dict(pair.split("=", 1) for pair in args.where),
-        "limit": args.limit,
+        "limit": args.test_limit,
         "task": args.task or "transcribe",
         "columns": {"text": args.text_column} if args.text_column else {},
         "domain": domain,
@@ -169,9 +188,12 @@ def read_data(recipe: Recipe) -> Data:
 
 def _check_start(recipe: Recipe) -> None:
     """Refuse what could only fail once clips have been transcribed."""
-    from .starting import check_libraries, check_new_tokens, check_output_dir, open_config
+    from .starting import check_libraries, check_new_tokens, open_config
 
-    check_output_dir(recipe.output, weights=True)
+    check_output_dir(recipe.output)
+    for spec in recipe.datasets:
+        if spec.kind != "hub" and not Path(spec.path).exists():
+            raise ValueError(missing_path(spec.path, "a folder or a manifest (--data; a Hub data set needs a recipe)"))
     for model in dict.fromkeys(spec.model for spec in recipe.systems):
         config = open_config(model, what="--systems")
         check_new_tokens(config, recipe.generation.max_new_tokens, flag="--max_new_tokens")

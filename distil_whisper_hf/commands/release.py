@@ -1,6 +1,6 @@
 """Make the folder that would be pushed, from the output of training.
 
-    distil-whisper release runs/pl runs/el --base openai/whisper-base --repo user/whisper-base-pl-el --output release
+    distil-whisper release runs/pl runs/el --model openai/whisper-base --repo user/whisper-pl-el --output_dir release
 
 Each folder holds `expert.<name>.safetensors` and, where there are measured figures, `results.<name>.json` (or
 `results.json`, if it holds one expert). The release gets the experts, a configuration that names the base, processor,
@@ -10,7 +10,6 @@ Seconds, and no network if the base is a folder.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -18,37 +17,54 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.places import check_hub_name, local_or_hub, missing_path
+from .command_line import Parser
+from .mistakes import program
+from .output_folders import check_disk_space, check_output_dir
+
 HASHES = "SHA256SUMS"
+PROGRAM = "distil-whisper release"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program(PROGRAM)
+def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="distil-whisper release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs="+", type=Path, help="outputs of training, each with one expert or more")
-    parser.add_argument("--base", required=True, help="the base that they were trained on: folder or Hub name")
-    parser.add_argument("--base-model", help="the base's name on the Hub, where --base is a folder")
-    parser.add_argument("--repo", required=True, help="the repository that it is for, as user/name")
-    parser.add_argument("--output", required=True, type=Path, help="folder to make")
-    parser.add_argument("--without-code", action="store_true", help="leave the model's code out of it")
-    parser.add_argument("--record", type=Path, help="also copy card, configuration, results and hashes here, for git")
-    args = parser.parse_args(arguments)
+    args = _parser().read(arguments)
+    for folder in args.folders:
+        if not folder.is_dir():
+            raise ValueError(missing_path(folder, "a folder with experts"))
+    check_hub_name(args.repo)
     names = make_release(
         args.folders,
-        args.base,
+        local_or_hub(args.model, "the base (--model)"),
         args.repo,
-        args.output,
+        args.output_dir,
         base_model=args.base_model,
         with_code=not args.without_code,
     )
-    print(f"{args.output}: experts {', '.join(names)}")
-    print((args.output / HASHES).read_text(encoding="utf-8"), end="")
+    print(f"{args.output_dir}: experts {', '.join(names)}")
+    print((args.output_dir / HASHES).read_text(encoding="utf-8"), end="")
     if args.record is not None:
-        record(args.output, args.record)
+        record(args.output_dir, args.record)
         print(f"{args.record}: card, configuration, results and hashes")
-    print(f"push it: distil-whisper push {args.output} {args.repo}")
+    print(f"push it: distil-whisper push {args.output_dir} {args.repo}")
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, __doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="outputs of training, each with one expert or more")
+    parser.add_argument("--model", "--base", required=True, help="what they were trained on: folder or Hub name")
+    parser.add_argument("--base_model", help="the base's name on the Hub, where --model is a folder")
+    parser.add_argument("--repo", required=True, section="release", help="the repository that it is for, as user/name")
+    parser.add_argument("--output_dir", "--output", required=True, type=Path, section="release", help="folder to make")
+    parser.add_argument(
+        "--without_code", action="store_true", section="release", help="leave the model's code out of it"
+    )
+    parser.add_argument(
+        "--record", type=Path, section="release", help="also copy card, configuration, results and hashes here, for git"
+    )
+    return parser
 
 
 def make_release(
@@ -65,7 +81,7 @@ def make_release(
     Raises:
         FileExistsError: `output` is there already.
         FileNotFoundError: a folder without an expert.
-        ValueError: two experts of one name, a base without a public name, bad results.
+        ValueError: two experts of one name, a base without a public name, bad results, too little space.
         ExpertFileError: an expert that is damaged or does not fit the base.
     """
     from transformers import AutoProcessor
@@ -74,8 +90,7 @@ def make_release(
     from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
     from ..publishing.release import complete_release, public_base, write_experts
 
-    if output.exists():
-        raise FileExistsError(f"Expected a folder to make, {str(output)!r} is there already. Move it away first.")
+    check_output_dir(output, new=True)
     public = public_base(base, base_model)
     found: dict[str, Path] = {}
     for folder in folders:
@@ -88,6 +103,7 @@ def make_release(
                 f"Expected each expert once, got {doubled[0]!r} in {found[doubled[0]].parent} and {folder}."
             )
         found |= here
+    check_disk_space(output, sum(path.stat().st_size for path in found.values()), "the release")
     model = DistilWhisperForConditionalGeneration.from_pretrained(base, experts=[])
     for name, path in found.items():
         model.load_expert(name, path)

@@ -7,12 +7,12 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, HfArgumentParser, PreTrainedModel, WhisperProcessor, set_seed
+from transformers import AutoProcessor, PreTrainedModel, WhisperProcessor, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.arguments import DataArguments
@@ -80,30 +80,6 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name} must be at least {least}, got {value}.")
-
-
-def parse(kinds: Sequence[type], arguments: Sequence[str] | None, *, program: str, description: str) -> tuple[Any, ...]:
-    """The arguments of a program: flags over what JSON recipes say over defaults.
-
-    Args:
-        kinds: dataclasses, whose fields are the flags.
-        arguments: words of the command line; those that end in .json and stand before the first flag are recipes, the
-            later ones over the earlier ones.
-
-    Raises:
-        ValueError: a recipe with a name that is no flag, or a value that a dataclass refuses.
-    """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(list(kinds), prog=program, description=description)
-    known = {item.name for kind in kinds for item in fields(kind) if item.init}
-    while words and words[0].endswith(".json"):
-        path = Path(words.pop(0))
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-        unknown = sorted(set(recipe) - known)
-        if unknown:
-            raise ValueError(f"{path.name} says {', '.join(unknown)}, which {program} does not know: see --help.")
-        parser.set_defaults(**recipe)
-    return parser.parse_args_into_dataclasses(args=words)
 
 
 def command_line(program: str, arguments: Sequence[str] | None) -> str:

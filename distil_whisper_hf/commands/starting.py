@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable
 from importlib.util import find_spec
-from pathlib import Path
 
 from transformers import AutoConfig, WhisperConfig
 
 from ..checkpoints import expert_shapes
-from ..pretrained import WEIGHT_FILES
+from ..data.places import local_or_hub
 
 # Start, language, task and no timestamps stand before a transcript.
 PROMPT_TOKENS = 4
@@ -36,10 +33,12 @@ def open_config(model: str | None, *, what: str = "--model") -> WhisperConfig:
     """
     if model is None:
         raise ValueError(f"Expected a Whisper to start from, got none. Name it: {what} openai/whisper-small.")
+    place = local_or_hub(model, f"a Whisper ({what})")
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
-        raise ValueError(f"Expected a Whisper in {model!r} ({what}), a folder or a Hub name: {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"Expected a Whisper in {model!r} ({what}), a folder or a Hub name: {reason}") from error
     if not isinstance(config, WhisperConfig):
         raise ValueError(f"Expected a Whisper in {model!r} ({what}), got a {config.model_type}. Name another model.")
     return config
@@ -52,44 +51,6 @@ def check_new_tokens(config: WhisperConfig, most: int | None, *, flag: str) -> N
         raise ValueError(
             f"Expected {flag} between 1 and {limit} (the decoder's {config.max_target_positions} positions less a "
             f"prompt of {PROMPT_TOKENS}), got {most}."
-        )
-
-
-def check_output_dir(folder: str | os.PathLike | None, *, weights: bool = False) -> Path:
-    """The folder of a run, if it can be written.
-
-    Args:
-        weights: whether the run writes base weights itself. Where it does not, a folder that holds some is refused: an
-            expert-only checkpoint beside them would be taken for a part of them.
-
-    Raises:
-        ValueError: no folder named, a file, one that cannot be written, or one with base weights.
-    """
-    if not folder:
-        raise ValueError("Expected a folder for what the run writes, got none. Name it: --output_dir runs/ca.")
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"Expected a folder for --output_dir, {str(path)!r} is a file. Choose another name.")
-    above = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise ValueError(f"Expected to write into {str(path)!r}, which is not permitted. Choose another --output_dir.")
-    there = [name for name in WEIGHT_FILES if (path / name).is_file()]
-    if there and not weights:
-        raise ValueError(
-            f"Expected a folder without base weights for experts, found {there[0]} in {str(path)!r}. Choose another "
-            "--output_dir."
-        )
-    return path
-
-
-def check_disk_space(folder: Path, needed: int, *, what: str) -> None:
-    """Refuse a run whose files the disk has no room for; `needed` is in bytes."""
-    above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(above).free
-    if needed > free:
-        raise ValueError(
-            f"Expected {needed / 1e9:.1f} GB of free disk for {what} in {str(folder)!r}, there are {free / 1e9:.1f}. "
-            "Free some, name another --output_dir, or keep fewer checkpoints (--save_total_limit 1)."
         )
 
 

@@ -1,6 +1,6 @@
 """Train language experts: one command from speech to `expert.<name>.safetensors` and its test scores.
 
-distil-whisper train examples/recipes/paper_js.json --model openai/whisper-small --teacher openai/whisper-large-v2 \
+distil-whisper train examples/recipes/paper_js.json --model openai/whisper-small --teacher openai/whisper-large-v2 \\
     --data FOLDER --language ca --output_dir runs/ca
 """
 
@@ -28,8 +28,13 @@ from ..training.arguments import DistilWhisperTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset, StreamingSpeechDataset
 from ..training.teacher import BaseTeacher, Teacher
 from ..training.trainer import DistilWhisperTrainer
-from .runs import RunArguments, command_line, finish, parse, prepare, report, show_rows, train, training_rows
-from .starting import check_disk_space, check_libraries, check_output_dir, expert_bytes, open_config
+from .command_line import parse
+from .mistakes import program
+from .output_folders import check_disk_space, check_output_dir
+from .runs import RunArguments, command_line, finish, prepare, report, show_rows, train, training_rows
+from .starting import check_libraries, expert_bytes, open_config
+
+PROGRAM = "distil-whisper train"
 
 
 @dataclass
@@ -63,10 +68,11 @@ class ExpertArguments:
     gate_dropout: float = field(default=0.1, metadata={"help": "Dropout on a gate's input."})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@program(PROGRAM)
+def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit status."""
     kinds = (RunArguments, DataArguments, ExpertArguments, DistilWhisperTrainingArguments)
-    run, data, expert, training = parse(kinds, arguments, program="distil-whisper train", description=__doc__)
+    run, data, expert, training = parse(kinds, arguments, program=PROGRAM, description=__doc__)
     _check_start(run, data, expert, training)
     processor, labels, corpus = prepare(run, data, training)
     names = _experts(data, corpus.splits.train)
@@ -108,7 +114,7 @@ def _check_start(
     run: RunArguments, data: DataArguments, expert: ExpertArguments, training: DistilWhisperTrainingArguments
 ) -> None:
     """Refuse what could only fail later."""
-    check_output_dir(training.output_dir)
+    check_output_dir(training.output_dir, writes="experts")
     if (expert.teacher is None) != (training.distillation == "none") and not (run.test_only or run.dry_run):
         got = "no teacher" if expert.teacher is None else f"the teacher {expert.teacher}"
         raise ValueError(
@@ -131,7 +137,7 @@ def _check_room(
     config = DistilWhisperConfig.from_pretrained(run.model)
     kept = 0 if training.save_strategy == "no" else (training.save_total_limit or 2)
     needed = experts * expert_bytes(config, sides=expert.expert_sides, checkpoints=kept)
-    check_disk_space(Path(training.output_dir), needed, what=f"{experts} experts and {kept} checkpoints")
+    check_disk_space(training.output_dir, needed, f"{experts} experts and {kept} checkpoints")
 
 
 def _trainer(

@@ -176,8 +176,8 @@ def test_translation_is_scored_by_bleu(model, speech, tmp_path):
         (["--systems", "x", "x", "--data", "y"], "twice: set a label"),
         (["--systems", "x", "--data", "y", "--where", "suspect"], "COLUMN=VALUE"),
         (["--recipe", "nowhere.json"], "nowhere.json"),
-        (["--systems", "x", "--data", "nowhere"], "'nowhere', which does not exist"),
-        (["--systems", "nothing/there", "--data", str(AUDIO)], "expected a Whisper in 'nothing/there'"),
+        (["--systems", "x", "--data", "nowhere"], "'nowhere' does not exist"),
+        (["--systems", "nothing/there", "--data", str(AUDIO)], "Expected a Whisper in 'nothing/there'"),
     ],
 )
 def test_unusable_arguments_are_refused_with_a_remedy(arguments, message, capsys):

@@ -9,7 +9,7 @@ from speech_files import write
 from tiny import tiny_tokenizer
 from transformers import WhisperFeatureExtractor, WhisperProcessor
 
-from distil_whisper_hf.commands import starting
+from distil_whisper_hf.commands import output_folders, starting
 from distil_whisper_hf.configuration_distil_whisper import DistilWhisperConfig
 
 
@@ -58,7 +58,7 @@ def test_what_a_run_would_fail_by_at_its_end_is_refused_first(base, speech, tmp_
 def test_a_folder_with_a_base_in_it_is_refused_first(base, speech, tmp_path, refused):
     """Silent: a run that trains to its end, and then may not save beside the weights that lie there."""
     shutil.copy(base / "model.safetensors", tmp_path)
-    assert "found model.safetensors" in refused(words("train", base, speech, tmp_path))
+    assert "holds a whole model (model.safetensors)" in refused(words("train", base, speech, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     (tmp_path / "file").write_text("")
     assert "is a file" in refused(words("train", base, speech, tmp_path / "file"))
@@ -66,9 +66,9 @@ def test_a_folder_with_a_base_in_it_is_refused_first(base, speech, tmp_path, ref
 
 def test_a_full_disk_is_found_before_training(base, speech, tmp_path, refused, monkeypatch):
     """Silent: a checkpoint that cannot be written, hours later."""
-    monkeypatch.setattr(starting.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 9, 9))
+    monkeypatch.setattr(output_folders.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 9, 9))
     message = refused(words("train", base, speech, tmp_path / "out"))
-    assert "of free disk for 1 experts and 0 checkpoints" in message
+    assert "free for 1 experts and 0 checkpoints" in message
 
 
 def test_room_is_counted_for_experts_and_their_optimiser(base):

@@ -1,6 +1,7 @@
 """The commands around the Hub: release, push, convert."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,32 @@ def test_what_cannot_be_released_leaves_nothing_behind(trained, base, tmp_path):
         release.make_release(trained, str(base), "user/x", output, **options)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["release", "{there}x", "--model", "{there}", "--repo", "user/x", "--output_dir", "{new}"], "is it"),
+        (["release", "{there}", "--model", "./no", "--repo", "user/x", "--output", "{new}"], "'no' does not exist"),
+        (["release", "{there}", "--model", "{there}", "--repo", "x", "--output", "{new}"], "as user/name"),
+        (["release", "{there}", "--model", "{there}", "--repo", "user/x"], "Expected --output_dir, got none"),
+        (["push", "user/name", "{there}"], "Expected a folder to push"),
+        (["push", "{there}", "a b/c"], "as user/name"),
+        (["push", "{there}", "user/x", "--create-rp"], "is it --create_pr?"),
+        (["convert", "{there}x", "{new}"], "is it"),
+        (["convert", "{there}"], "Expected the folder to make once"),
+        (["convert", "{there}", "{there}"], "there already"),
+        (["convert", "{there}", "{new}"], "Expected an original checkpoint"),
+    ],
+)
+def test_mistakes_end_at_once_in_a_sentence(words, said, tmp_path, capsys):
+    """Silent: a request to the Hub, or half a folder, for a command that cannot be meant."""
+    (tmp_path / "there").mkdir()
+    words = [word.format(there=tmp_path / "there", new=tmp_path / "new") for word in words]
+    assert cli.main(words) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.fixture
 def original(base, tmp_path) -> Path:
     """A checkpoint as the original release lays it out, with two experts; made from its description, in its names."""
@@ -136,17 +163,33 @@ def test_a_known_base_is_not_written_again(original, base, tmp_path):
     """Silent: a base that only looks like the one that the experts need."""
     assert cli.main(["convert", str(original), str(tmp_path / "new"), "--base", str(base), "--experts", "gl"]) == 0
     assert not (tmp_path / "new/model.safetensors").exists() and same_as(tmp_path / "new", base)
+    words = ["convert", str(original), "--output-dir", str(tmp_path / "again"), "--model", str(base), "--language"]
+    assert cli.main([*words, "gl"]) == 0
+    once, again = ((tmp_path / name / "expert.gl.safetensors").read_bytes() for name in ("new", "again"))
+    assert once == again
     other = save_whisper(tmp_path / "other", seed=1)
     assert cli.main(["convert", str(original), str(tmp_path / "no"), "--base", str(other)]) == 1
     assert not (tmp_path / "no").exists()
+
+
+def test_a_full_disk_is_seen_before_the_work(original, trained, base, tmp_path, monkeypatch):
+    """Silent: a minute per expert, and then half a file."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr(DistilWhisperForConditionalGeneration, "from_pretrained", None)
+    with pytest.raises(ValueError, match="GB free for the converted checkpoint"):
+        convert.convert(original, tmp_path / "new")
+    with pytest.raises(ValueError, match="GB free for the release"):
+        release.make_release(trained, str(base), "user/x", tmp_path / "new", base_model="openai/whisper-base")
 
 
 @pytest.mark.parametrize("fault", ["tensor", "gate", "language", "side"])
 def test_a_conversion_that_went_wrong_writes_nothing(original, tmp_path, monkeypatch, fault):
     """Silent: a mistake of the conversion itself that its own check repeats."""
     if fault == "language":
-        with pytest.raises(convert.ConversionError, match="found ca, gl"):
+        with pytest.raises(ValueError, match="found ca, gl") as caught:
             convert.convert(original, tmp_path / "new", experts=["uk"])
+        assert not isinstance(caught.value, convert.ConversionError)
         return
     write = convert.compare
 
