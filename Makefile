@@ -25,6 +25,7 @@ transcribe:
 check:
 	"$(PYTHON)" -m ruff check .
 	"$(PYTHON)" -m ruff format --check .
+	"$(PYTHON)" -m mypy
 
 test:
 	HF_HUB_OFFLINE=1 "$(PYTHON)" -m pytest -m "not real"
