@@ -273,6 +273,7 @@ def _read_checkpoint(name: str, source: str | os.PathLike, **hub: Any) -> Expert
         outside = sorted(str(shard) for shard in shards if not SHARD_FILE.fullmatch(str(shard)))
         if outside:
             raise ExpertFileError(f"{index}: expected names of weight files beside it, got {outside[0]!r}.")
+        # One that is missing raises here.
         files = [cast(str, cached_file(source, shard, **hub)) for shard in sorted(shards)]
     if not files:
         there = ", ".join(sorted({*local_experts(source), *experts})) or "none"

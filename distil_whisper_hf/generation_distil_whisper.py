@@ -33,7 +33,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
     """Whisper's `generate` with an expert per row."""
 
     if TYPE_CHECKING:
-        # What the class has that this is mixed into.
+        # What the class has that this is mixed into; the model with its `route` stands in a file that imports this one.
         config: DistilWhisperConfig
         model: Any
 

@@ -118,6 +118,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
     def _gate_loss(self, outputs: Any, batch: SpeechBatch) -> Tensor:
         """Mean distance from the budget over the experts that have a row in the batch."""
         masks = {} if self.args.gate_budget_counts_padding else _padding_masks(outputs, batch)
+        # Set by `_batch`.
         expert_ids = cast(Tensor, batch.expert_ids)
         present = sorted(set(expert_ids.tolist()) - {-1})
         losses = []
