@@ -1,38 +1,48 @@
-# An activated virtual environment is used as it is; otherwise .venv, which `make setup` creates.
+# An activated virtual environment is used as it is; otherwise .venv, which the first target that needs it makes.
 VENV := $(or $(VIRTUAL_ENV),.venv)
-# Without either, the tools may still be installed for the system's Python.
-PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
+PYTHON := $(VENV)/bin/python
+# What makes an environment: any Python from 3.11 on.
+BASE_PYTHON ?= python3
 
 # One version, so that a wheel for machines without a GPU is taken where pip is set up to find one.
-TORCH := torch==2.13.0
+TORCH ?= torch==2.13.0
 
-.PHONY: setup demo transcribe check test bench
+# What was installed, and when: older than setup.py, it is installed again.
+STAMP := $(VENV)/.distil-whisper-dev
+DOCS_STAMP := $(VENV)/.distil-whisper-docs
 
-setup:
-	test -x "$(VENV)/bin/python" || python3 -m venv "$(VENV)"
-	"$(VENV)/bin/python" -m pip install "$(TORCH)"
-	"$(VENV)/bin/python" -m pip install -e ".[dev]"
+.PHONY: setup demo transcribe check test bench docs
 
-demo:
+setup: $(STAMP)
+
+$(STAMP): setup.py
+	@BASE_PYTHON="$(BASE_PYTHON)" sh .ci/environment "$(VENV)" "$(TORCH)" dev
+	@touch "$@"
+
+$(DOCS_STAMP): setup.py
+	@BASE_PYTHON="$(BASE_PYTHON)" sh .ci/environment "$(VENV)" "$(TORCH)" docs
+	@touch "$@"
+
+demo: $(STAMP)
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE "$(PYTHON)" examples/demo.py
 
 # Any Whisper: a Hub name or a folder.
 MODEL ?= openai/whisper-tiny
 
-transcribe:
+transcribe: $(STAMP)
 	"$(PYTHON)" examples/transcribe.py --model "$(MODEL)"
 
-check:
+check: $(STAMP)
 	"$(PYTHON)" -m ruff check .
 	"$(PYTHON)" -m ruff format --check .
+	"$(PYTHON)" -m mypy
 
-test:
-	HF_HUB_OFFLINE=1 "$(PYTHON)" -m pytest -m "not real"
+# In two processes, tests of one file in one of them: many share a model that is slow to make.
+test: $(STAMP)
+	HF_HUB_OFFLINE=1 "$(PYTHON)" -m pytest -m "not real" -n 2 --dist loadfile
 
-bench:
+bench: $(STAMP)
 	"$(PYTHON)" benchmarks/inference.py
 
-.PHONY: docs
-docs:
-	"$(PYTHON)" -m pip install -q -e ".[docs]"
+docs: $(DOCS_STAMP)
 	"$(PYTHON)" -m mkdocs build --strict

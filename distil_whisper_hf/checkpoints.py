@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -273,7 +273,8 @@ def _read_checkpoint(name: str, source: str | os.PathLike, **hub: Any) -> Expert
         outside = sorted(str(shard) for shard in shards if not SHARD_FILE.fullmatch(str(shard)))
         if outside:
             raise ExpertFileError(f"{index}: expected names of weight files beside it, got {outside[0]!r}.")
-        files = [cached_file(source, shard, **hub) for shard in sorted(shards)]
+        # One that is missing raises here.
+        files = [cast(str, cached_file(source, shard, **hub)) for shard in sorted(shards)]
     if not files:
         there = ", ".join(sorted({*local_experts(source), *experts})) or "none"
         raise FileNotFoundError(

@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import CommitInfo
-from torch import nn
 
 from .checkpoints import ExpertFile, check_base, fingerprint_base, read_expert, write_expert
 from .configuration_distil_whisper import EXPERT_SIDES, check_expert_name, check_sides
 from .languages import WHISPER_LANGUAGES, language_code, token_language
+
+if TYPE_CHECKING:
+    from transformers.models.whisper.modeling_whisper import WhisperPreTrainedModel as _Model
+
+    from .configuration_distil_whisper import DistilWhisperConfig
+    from .language_experts import LanguageExpert
+    from .layers_distil_whisper import ExpertLayer
+else:
+    _Model = object
 
 # What stands for plain Whisper where an expert is named.
 SHARED = "shared"
@@ -39,8 +47,11 @@ def _pushing() -> tuple[Any, Any, Any]:
     return push_experts, push_model, PushOptions
 
 
-class ExpertVerbsMixin:
+class ExpertVerbsMixin(_Model):
     """The verbs for experts, for every model class that holds a whole encoder and decoder."""
+
+    if TYPE_CHECKING:
+        config: DistilWhisperConfig
 
     @property
     def expert_names(self) -> tuple[str, ...]:
@@ -218,7 +229,7 @@ class ExpertVerbsMixin:
             with_code=with_code,
         )
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # what transformers leaves to **kwargs is named
         self,
         repo_id: str,
         *,
@@ -259,16 +270,16 @@ class ExpertVerbsMixin:
         tensors = self.base_model.named_parameters()
         return fingerprint_base((name, tensor) for name, tensor in tensors if not is_expert_key(name))
 
-    def expert_layers(self, name: str) -> Iterator[tuple[str, nn.Module]]:
+    def expert_layers(self, name: str) -> Iterator[tuple[str, ExpertLayer]]:
         """Every layer that a loaded expert is in, under the name that expert files use: "encoder.layers.0", ..."""
         return self._layers(self.config.expert_sides(name))
 
-    def _layers(self, sides: Iterable[str] = EXPERT_SIDES["both"]) -> Iterator[tuple[str, nn.Module]]:
+    def _layers(self, sides: Iterable[str] = EXPERT_SIDES["both"]) -> Iterator[tuple[str, ExpertLayer]]:
         for side in sides:
             for index, layer in enumerate(getattr(self.base_model, side).layers):
                 yield f"{side}.layers.{index}", layer
 
-    def _loaded_expert(self, layer: nn.Module, layer_name: str, file: ExpertFile) -> nn.Module:
+    def _loaded_expert(self, layer: ExpertLayer, layer_name: str, file: ExpertFile) -> LanguageExpert:
         # The layer norm is never quantised, so it tells where and in which type the layer computes.
         where = layer.final_layer_norm.weight
         prefix = layer_name + "."
@@ -285,7 +296,7 @@ class ExpertVerbsMixin:
         expert.load_state_dict(tensors, assign=True)
         return expert.train(layer.training)
 
-    def _attach(self, name: str, new: dict[str, nn.Module], entry: dict[str, Any]) -> None:
+    def _attach(self, name: str, new: dict[str, LanguageExpert], entry: dict[str, Any]) -> None:
         for layer_name, layer in self._layers():
             if layer_name in new:
                 layer.language_experts[name] = new[layer_name]

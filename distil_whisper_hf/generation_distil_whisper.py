@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import GenerationConfig
@@ -12,11 +12,36 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 from .languages import WHISPER_LANGUAGES, language_code, token_language
 from .routing import mark_experts
 
+if TYPE_CHECKING:
+    from .configuration_distil_whisper import DistilWhisperConfig
+
+    class WhisperGenerationConfig(GenerationConfig):
+        """What Whisper's generation reads beside transformers' own fields."""
+
+        is_multilingual: bool
+        language: str | list[str] | None
+        task: str | None
+        lang_to_id: dict[str, int]
+        task_to_id: dict[str, int]
+        prev_sot_token_id: int
+        no_timestamps_token_id: int
+        max_initial_timestamp_index: int
+        return_timestamps: bool
+
 
 class DistilWhisperGenerationMixin(WhisperGenerationMixin):
     """Whisper's `generate` with an expert per row."""
 
-    def generate(
+    if TYPE_CHECKING:
+        # What the class has that this is mixed into; the model with its `route` stands in a file that imports this one.
+        config: DistilWhisperConfig
+        model: Any
+
+        @property
+        def expert_names(self) -> tuple[str, ...]: ...
+        def expert_index(self, name: str) -> int: ...
+
+    def generate(  # type: ignore[override]  # as Whisper's own, which takes `input_features` for `inputs`
         self,
         input_features: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
@@ -63,7 +88,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         self,
         input_features: torch.Tensor | None,
         batch_size: int,
-        generation_config: GenerationConfig,
+        generation_config: WhisperGenerationConfig,
         config: Any,
         num_segment_frames: int,
         kwargs: dict[str, Any],
@@ -86,7 +111,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         self,
         choices: list[int | None],
         input_features: torch.Tensor | None,
-        generation_config: GenerationConfig,
+        generation_config: WhisperGenerationConfig,
         num_segment_frames: int,
         kwargs: dict[str, Any],
     ) -> list[str]:
@@ -102,14 +127,17 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
             ).tolist()
             codes = {token_id: token for token, token_id in generation_config.lang_to_id.items()}
             languages = [language or codes[detected[row]] for row, language in enumerate(languages)]
-        return languages
+        return cast(list[str], languages)
 
     # Rows are final here: windows cut, finished rows dropped, retries selected. The encoder runs afterwards, then beams
     # are multiplied, together with every tensor in `model_kwargs`.
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: torch.Tensor | None, model_kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
-        found, name, model_kwargs = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+        # Transformers types the `self` of these methods as a whole model.
+        found, name, model_kwargs = super()._prepare_model_inputs(  # type: ignore[misc]
+            inputs, bos_token_id, model_kwargs
+        )
         if self.expert_names and "decoder_input_ids" in model_kwargs:
             prompt, expert_ids = self.model.route(model_kwargs["decoder_input_ids"])
             model_kwargs = {**model_kwargs, "decoder_input_ids": prompt, "expert_ids": expert_ids}
@@ -124,10 +152,10 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         model_kwargs: dict[str, torch.Tensor],
         decoder_start_token_id: torch.Tensor,
         device: torch.device | None = None,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.LongTensor, dict[str, torch.Tensor]]:
         if "decoder_input_ids" in model_kwargs:
-            return model_kwargs.pop("decoder_input_ids"), model_kwargs
-        return super()._prepare_decoder_input_ids_for_generation(
+            return cast(torch.LongTensor, model_kwargs.pop("decoder_input_ids")), model_kwargs
+        return super()._prepare_decoder_input_ids_for_generation(  # type: ignore[misc]
             batch_size, model_input_name, model_kwargs, decoder_start_token_id, device
         )
 
@@ -146,7 +174,7 @@ def known_language(language: str, tokens: dict[str, int]) -> str:
     return code if code in WHISPER_LANGUAGES else f"<|{code}|>"
 
 
-def complete_generation_config(generation_config: GenerationConfig, config: Any) -> None:
+def complete_generation_config(generation_config: WhisperGenerationConfig, config: DistilWhisperConfig) -> None:
     """Fill in what a checkpoint without generation_config.json lacks for a multilingual vocabulary, in place."""
     languages, tasks = config.language_token_ids, config.task_token_ids
     if getattr(generation_config, "lang_to_id", None) is not None or not languages:

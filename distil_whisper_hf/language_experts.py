@@ -14,6 +14,7 @@ decoder, and which row takes which expert is an argument.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -26,6 +27,8 @@ from .routing import ExpertRouting
 FEW_TOKENS = 16
 
 FeedForward = Callable[[torch.Tensor], torch.Tensor]
+# Expert name and its rows, as in `ExpertRouting.groups`.
+Groups = tuple[tuple[str, torch.Tensor | None], ...]
 
 
 class GateLinear(nn.Linear):
@@ -113,6 +116,10 @@ class LanguageExperts(nn.ModuleDict):
         self.skip_probability = skip_probability
         self.straight_through = straight_through
 
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> LanguageExpert: ...
+
     def forward(
         self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,8 +128,8 @@ class LanguageExperts(nn.ModuleDict):
         if routing.groups is None:
             return self._dense(hidden_states, shared, routing)
         if self.training:
-            return self._soft(hidden_states, shared, routing)
-        return self._gather(hidden_states, shared, routing)
+            return self._soft(hidden_states, shared, routing.groups, routing.gate_noise)
+        return self._gather(hidden_states, shared, routing.groups)
 
     def _soft_gate(self, expert: LanguageExpert, hidden_states: torch.Tensor, gate_noise: float) -> torch.Tensor:
         logits = expert.gate_logits(hidden_states)
@@ -139,16 +146,16 @@ class LanguageExperts(nn.ModuleDict):
         return torch.rand(()).item() >= self.skip_probability
 
     def _soft(
-        self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
+        self, hidden_states: torch.Tensor, shared: FeedForward, groups: Groups, gate_noise: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Training: both paths, weighted by the gate. Gate values keep their gradient where the layer is skipped."""
         output = shared(hidden_states)
         gate_values = output.new_zeros(output.shape[:-1])
         keep = self._keep()
-        for name, rows in routing.groups:
+        for name, rows in groups:
             expert = self[name]
             tokens = hidden_states if rows is None else hidden_states[rows]
-            gates = self._soft_gate(expert, tokens, routing.gate_noise)
+            gates = self._soft_gate(expert, tokens, gate_noise)
             gate_values = gates if rows is None else gate_values.index_copy(0, rows, gates.to(gate_values.dtype))
             if keep:
                 base = output if rows is None else output[rows]
@@ -179,10 +186,10 @@ class LanguageExperts(nn.ModuleDict):
         return output, gate_values
 
     def _gather(
-        self, hidden_states: torch.Tensor, shared: FeedForward, routing: ExpertRouting
+        self, hidden_states: torch.Tensor, shared: FeedForward, groups: Groups
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Evaluation: each path on the tokens that take it, and only on them."""
-        name, rows = routing.groups[0]
+        name, rows = groups[0]
         if rows is None:
             # The usual case in as few calls as can be: this runs for every layer and every token decoded.
             opened = self[name].gate_logits(hidden_states) >= 0
@@ -190,13 +197,14 @@ class LanguageExperts(nn.ModuleDict):
             if count in (0, opened.numel()):
                 return (self[name] if count else shared)(hidden_states), opened.to(hidden_states.dtype)
             if opened.numel() <= FEW_TOKENS:
-                output = torch.where(opened.unsqueeze(-1), self[name](hidden_states), shared(hidden_states))
-                return output, opened.to(hidden_states.dtype)
+                selected = torch.where(opened.unsqueeze(-1), self[name](hidden_states), shared(hidden_states))
+                return selected, opened.to(hidden_states.dtype)
             choice = opened.long() - 1
         else:
-            choice = self._choose(hidden_states, routing)
-        tokens, flat_choice, output = hidden_states.flatten(0, 1), choice.flatten(), None
-        paths = [(index, self[name]) for index, (name, _) in enumerate(routing.groups)]
+            choice = self._choose(hidden_states, groups)
+        tokens, flat_choice = hidden_states.flatten(0, 1), choice.flatten()
+        output: torch.Tensor | None = None
+        paths: list[tuple[int, FeedForward]] = [(index, self[name]) for index, (name, _) in enumerate(groups)]
         if rows is not None and tokens.shape[0] <= FEW_TOKENS:
             output = shared(tokens)
         else:
@@ -207,11 +215,12 @@ class LanguageExperts(nn.ModuleDict):
                 path_output = path(tokens.index_select(0, where))
                 output = torch.empty_like(tokens, dtype=path_output.dtype) if output is None else output
                 output.index_copy_(0, where, path_output)
-        return output.view_as(hidden_states), (choice >= 0).to(hidden_states.dtype)
+        # Some path has tokens, so there is an output.
+        return output.view_as(hidden_states), (choice >= 0).to(hidden_states.dtype)  # type: ignore[union-attr]
 
-    def _choose(self, hidden_states: torch.Tensor, routing: ExpertRouting) -> torch.Tensor:
-        """The path of each token of a mixed batch: index into `routing.groups`, -1 for the shared one."""
+    def _choose(self, hidden_states: torch.Tensor, groups: Groups) -> torch.Tensor:
+        """The path of each token of a mixed batch: index into `groups`, -1 for the shared one."""
         choice = torch.full(hidden_states.shape[:-1], -1, device=hidden_states.device)
-        for index, (name, rows) in enumerate(routing.groups):
+        for index, (name, rows) in enumerate(groups):
             choice[rows] = torch.where(self[name].gate_logits(hidden_states[rows]) >= 0, index, -1)
         return choice

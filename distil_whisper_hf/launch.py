@@ -16,9 +16,9 @@ import os
 import runpy
 import sys
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
-from transformers import AutoTokenizer, WhisperTokenizer, trainer
+from transformers import AutoTokenizer, TrainerCallback, WhisperTokenizer, trainer
 
 from .modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .tokenization_distil_whisper import DistilWhisperTokenizer
@@ -39,9 +39,10 @@ class _NoiseForOurModels(GateNoiseCallback):
 
 def prepare() -> None:
     """Let the scripts of this process read languages from texts, and let the gates' noise rise. Idempotent."""
-    if _NoiseForOurModels in trainer.DEFAULT_CALLBACKS:
+    callbacks = cast(list[type[TrainerCallback]], trainer.DEFAULT_CALLBACKS)
+    if _NoiseForOurModels in callbacks:
         return
-    trainer.DEFAULT_CALLBACKS.append(_NoiseForOurModels)
+    callbacks.append(_NoiseForOurModels)
     stock = AutoTokenizer.from_pretrained
 
     @wraps(stock)
@@ -51,7 +52,7 @@ def prepare() -> None:
             tokenizer.__class__ = DistilWhisperTokenizer
         return tokenizer
 
-    AutoTokenizer.from_pretrained = from_pretrained
+    AutoTokenizer.from_pretrained = from_pretrained  # type: ignore[method-assign]  # in its place, on purpose
 
 
 def main() -> str | None:

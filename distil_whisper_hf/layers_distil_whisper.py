@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,8 +14,13 @@ from .configuration_distil_whisper import DistilWhisperConfig
 from .language_experts import LanguageExpert, LanguageExperts
 from .routing import ExpertRouting
 
+if TYPE_CHECKING:
+    from torch.nn import Module as _Layer
+else:
+    _Layer = object
 
-class _FeedForwardExpertsMixin:
+
+class _FeedForwardExpertsMixin(_Layer):
     """What the two layers add to Whisper's: experts beside `fc1` and `fc2`.
 
     Attributes:
@@ -22,6 +28,14 @@ class _FeedForwardExpertsMixin:
     """
 
     side: str
+    if TYPE_CHECKING:
+        # What both of Whisper's layers have.
+        fc1: nn.Linear
+        fc2: nn.Linear
+        activation_fn: Callable[[torch.Tensor], torch.Tensor]
+        activation_dropout: float
+        dropout: float
+        final_layer_norm: nn.LayerNorm
 
     def _init_experts(self, config: DistilWhisperConfig) -> None:
         self.language_experts = LanguageExperts(
@@ -133,3 +147,6 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
         hidden_states = self.final_layer_norm(hidden_states)
         hidden_states, _ = self.language_experts(hidden_states, self.shared_feed_forward, routing)
         return residual + hidden_states
+
+
+ExpertLayer = DistilWhisperEncoderLayer | DistilWhisperDecoderLayer

@@ -85,7 +85,7 @@ class DistilWhisperPreTrainedModel(WhisperPreTrainedModel):
         return ExpertRouting.build(expert_ids, here, dense=config.expert_routing == "dense", gate_noise=gate_noise)
 
     # Behind every public way of switching checkpointing on.
-    def _set_gradient_checkpointing(
+    def _set_gradient_checkpointing(  # type: ignore[override]  # the rest is given by keyword
         self, enable: bool = True, gradient_checkpointing_func: Any = None, **kwargs: Any
     ) -> None:
         if enable and isinstance(gradient_checkpointing_func, partial):
@@ -224,16 +224,20 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
         """
         cache = past_key_values if cache is None else cache
         decoder_input_ids, expert_ids = self._resolve_experts(decoder_input_ids, expert_ids, cache)
+        encoded: BaseModelOutput
         if encoder_outputs is None:
-            input_features = self._mask_input_features(input_features, attention_mask=attention_mask)
-            encoder_outputs = self.encoder(input_features, expert_ids=expert_ids, **kwargs)
-        elif not isinstance(encoder_outputs, BaseModelOutput):
-            encoder_outputs = BaseModelOutput(*encoder_outputs)
+            # As the stock forward hands them on, whatever the types say.
+            masked = self._mask_input_features(input_features, attention_mask=attention_mask)  # type: ignore[arg-type]
+            encoded = self.encoder(masked, expert_ids=expert_ids, **kwargs)
+        elif isinstance(encoder_outputs, BaseModelOutput):
+            encoded = encoder_outputs
+        else:
+            encoded = BaseModelOutput(*encoder_outputs)
 
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
-            encoder_hidden_states=encoder_outputs[0],
+            encoder_hidden_states=encoded[0],
             inputs_embeds=decoder_inputs_embeds,
             position_ids=decoder_position_ids,
             use_cache=use_cache,
@@ -246,10 +250,10 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
-            encoder_gate_values=encoder_outputs.get("gate_values"),
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+            encoder_gate_values=encoded.get("gate_values"),
             decoder_gate_values=decoder_outputs.get("gate_values"),
             **{CACHE_NAME: decoder_outputs.get(CACHE_NAME)},
         )
@@ -316,7 +320,9 @@ class DistilWhisperForConditionalGeneration(
                 )
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = shift_tokens_right(
-                    labels, self.config.pad_token_id, self.config.decoder_start_token_id
+                    labels,
+                    self.config.pad_token_id,  # type: ignore[arg-type]  # Whisper's has a padding token
+                    self.config.decoder_start_token_id,
                 )
 
         outputs = self.model(

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import zip_longest
 from types import GeneratorType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
-from transformers import AutomaticSpeechRecognitionPipeline
+from transformers import AutomaticSpeechRecognitionPipeline, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from .audio_input import load_audio
 from .transformers_contract import TRANSFORMERS_VERSION
@@ -64,6 +64,9 @@ class DistilWhisperASRPipeline(AutomaticSpeechRecognitionPipeline):
         ValueError: a list that is not as long as the inputs (for a generator, when it turns out); chunks longer than
             the model's window.
     """
+
+    model: WhisperForConditionalGeneration
+    feature_extractor: WhisperFeatureExtractor
 
     # The stock constructor derives the type from config.model_type, takes unknown models for CTC models, and needs the
     # type at once to check its arguments. What it assigns is ignored, rather than the config changed.
@@ -256,7 +259,7 @@ class RowsWithChoices:
             raise self._mismatch(str(len(inputs)))
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(cast(Sized, self.inputs))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         ended = object()
@@ -310,4 +313,5 @@ def install_pipeline() -> None:
             cls = DistilWhisperASRPipeline
         return previous(cls) if previous is object.__new__ else previous(cls, *args, **kwargs)
 
-    stock.__new__ = staticmethod(new_by_model_type)
+    # In its place, on purpose.
+    stock.__new__ = staticmethod(new_by_model_type)  # type: ignore[method-assign, assignment]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, WhisperConfig
@@ -26,6 +26,12 @@ from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name
 from .expert_verbs import is_expert_key
 from .generation_distil_whisper import complete_generation_config
 from .original_release import BASE_KEYS
+
+if TYPE_CHECKING:
+    from .expert_verbs import ExpertVerbsMixin as _Model
+    from .generation_distil_whisper import WhisperGenerationConfig
+else:
+    _Model = object
 
 PUSH_ARGUMENTS = (
     "repo_id",
@@ -49,7 +55,7 @@ def has_base_weights(source: str | os.PathLike, **hub: Any) -> bool:
     )
 
 
-class PretrainedMixin:
+class PretrainedMixin(_Model):
     """`from_pretrained` and `save_pretrained` of every model class that has the verbs for experts."""
 
     @classmethod
@@ -98,11 +104,12 @@ class PretrainedMixin:
         stored = config.language_experts
         config.language_experts = {name: stored[name] for name in inside}
         kwargs["key_mapping"] = {**BASE_KEYS, **(kwargs.get("key_mapping") or {})}
-        model, info = super().from_pretrained(
+        opened = super().from_pretrained(
             base, *model_args, config=config, output_loading_info=True, **{**kwargs, **base_hub}
         )
+        model, info = cast("tuple[PretrainedMixin, dict[str, Any]]", opened)
         # Key names were changed for reading only: what is saved has ours.
-        model._weight_conversions = []
+        model._weight_conversions = []  # type: ignore[assignment]
         missing = sorted(key for key in info["missing_keys"] if is_expert_key(key))
         if missing:
             raise ExpertFileError(
@@ -124,9 +131,9 @@ class PretrainedMixin:
             own = cached_file(source, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub)
             if own is not None:
                 self.generation_config = GenerationConfig.from_pretrained(os.path.dirname(own))
-        complete_generation_config(self.generation_config, self.config)
+        complete_generation_config(cast("WhisperGenerationConfig", self.generation_config), self.config)
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # what is handed on stays in **kwargs
         self,
         save_directory: str | os.PathLike,
         is_main_process: bool = True,
@@ -189,7 +196,7 @@ class PretrainedMixin:
         """Without a task in it, Whisper's language detection would leave the task token out of the prompt."""
         if not self.can_generate() or not getattr(self.generation_config, "task_to_id", None):
             return
-        generation_config = copy.deepcopy(self.generation_config)
+        generation_config = cast("WhisperGenerationConfig", copy.deepcopy(self.generation_config))
         if getattr(generation_config, "task", None) is None:
             generation_config.task = "transcribe"
         generation_config.save_pretrained(folder)
@@ -214,7 +221,7 @@ def _load_config(
     own = {f.name for f in fields(DistilWhisperConfig)} - {f.name for f in fields(PreTrainedConfig)}
     overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
     if config is None or isinstance(config, str | os.PathLike):
-        return DistilWhisperConfig.from_pretrained(source if config is None else config, **hub, **overrides)
+        return DistilWhisperConfig.from_pretrained(cast(str, source if config is None else config), **hub, **overrides)
     # By model type: as remote code the same configuration class can exist twice.
     if config.model_type != DistilWhisperConfig.model_type:
         base = {**config.to_dict(), "base_model_name_or_path": None if source is None else str(source)}

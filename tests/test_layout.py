@@ -37,8 +37,14 @@ CORE_ARROW: dict[str, set[str]] = {
     "language_experts": {"routing"},
     "layers_distil_whisper": {"configuration_distil_whisper", "language_experts", "routing"},
     "checkpoints": {"configuration_distil_whisper", "languages", "original_release"},
-    "expert_verbs": {"checkpoints", "configuration_distil_whisper", "languages"},
-    "generation_distil_whisper": {"languages", "routing"},
+    "expert_verbs": {
+        "checkpoints",
+        "configuration_distil_whisper",
+        "language_experts",
+        "languages",
+        "layers_distil_whisper",
+    },
+    "generation_distil_whisper": {"configuration_distil_whisper", "languages", "routing"},
     "pipeline_distil_whisper": {"audio_input", "languages", "transformers_contract"},
     "pretrained": {
         "checkpoints",

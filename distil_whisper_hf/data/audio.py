@@ -163,7 +163,7 @@ def _content(source: str | bytes | StoredAudio) -> bytes:
         raise _unreadable(source, error) from error
 
 
-def _openable(source: AudioSource) -> str | io.BytesIO:
+def _openable(source: str | bytes | StoredAudio) -> str | io.BytesIO:
     source = source.fetch() if isinstance(source, StoredAudio) else source
     return io.BytesIO(source) if isinstance(source, bytes) else source
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from ..languages import language_tag
 from .audio import AudioSource
@@ -75,6 +75,11 @@ class RowReader:
     expert: str | None
     where: Mapping[str, str]
     table: str
+
+    @property
+    def audio_column(self) -> str:
+        """Name of the audio column, without which `Columns.find` lets no table pass."""
+        return cast(str, self.columns.audio)
 
     def wants(self, row: Mapping[str, Any]) -> bool:
         """Whether the row has the values of `where`, compared as strings."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from tqdm.auto import tqdm
 from transformers import WhisperFeatureExtractor
@@ -17,7 +18,7 @@ from .labels import LabelBuilder
 from .sampling import choose_clips, training_subset
 from .screening import Screen, ScreeningReport, screen_clips
 from .sources import SPLITS, Source, only_known_columns, read_source, stream_source
-from .splits import Splits, join_splits, split_clips
+from .splits import SplitBy, Splits, join_splits, split_clips
 
 # Clips that a stream holds to draw from.
 _SHUFFLED = 500
@@ -127,7 +128,7 @@ def _splits(source: Source, arguments: DataArguments, screen: Screen, report: Sc
     if arguments.split_by != "given":
         splits = split_clips(
             _screened(read_source(source), screen, report),
-            by=arguments.split_by,
+            by=cast(SplitBy, arguments.split_by),
             dev=arguments.dev_share,
             test=arguments.test_share,
             seed=arguments.split_seed,

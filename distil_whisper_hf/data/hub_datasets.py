@@ -70,7 +70,7 @@ def read_dataset(
         ValueError: columns that are missing or ambiguous.
     """
     dataset, reader = _prepare(dataset, name, language, expert, columns, where)
-    audio = reader.columns.audio
+    audio = reader.audio_column
     table = dataset.select_columns([audio])
     clips = []
     for number, row in enumerate(dataset.remove_columns([audio])):

@@ -12,10 +12,21 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from .audio import JoinedAudio, StoredAudio
 from .clips import Clip
 from .labels import LabelBuilder
+
+if TYPE_CHECKING:
+
+    class _Screened(Clip):
+        """A clip that screening has measured."""
+
+        seconds: float
+        digest: str
+        labels: tuple[int, ...]
+
 
 # What silence lies between two clips, in s: enough to end a sentence, too little for Whisper to stop.
 GAP_SECONDS = 0.4
@@ -44,12 +55,12 @@ def join_clips(
     """
     if not 0.0 < max_seconds <= 30.0 or copies < 1:
         raise ValueError(f"Expected max_seconds in (0, 30] and copies of at least 1, got {max_seconds} and {copies}.")
-    groups: dict[tuple[str, str | None, str], list[Clip]] = defaultdict(list)
+    groups: dict[tuple[str, str | None, str], list[_Screened]] = defaultdict(list)
     for clip in clips:
         if clip.seconds is None or clip.digest is None or clip.labels is None:
             raise ValueError(f"Clip {clip.id} has no length: screen the clips before they are joined.")
-        groups[clip.language, clip.expert, clip.speaker].append(clip)
-    joined = []
+        groups[clip.language, clip.expert, clip.speaker].append(cast("_Screened", clip))
+    joined: list[Clip] = []
     generator = random.Random(seed)
     for _ in range(copies):
         for group in groups.values():
@@ -58,9 +69,11 @@ def join_clips(
     return joined
 
 
-def _join_group(clips: list[Clip], labels: LabelBuilder, max_seconds: float, generator: random.Random) -> list[Clip]:
+def _join_group(
+    clips: list[_Screened], labels: LabelBuilder, max_seconds: float, generator: random.Random
+) -> list[Clip]:
     joined: list[Clip] = []
-    parts: list[Clip] = []
+    parts: list[_Screened] = []
     seconds, tokens, limit = 0.0, 0, generator.uniform(0.0, max_seconds)
     for clip in generator.sample(clips, len(clips)):
         # Counted with its prompt and end, which joined clips share: a little too many.
@@ -75,10 +88,11 @@ def _join_group(clips: list[Clip], labels: LabelBuilder, max_seconds: float, gen
     return [*joined, _joined(parts, labels)]
 
 
-def _joined(parts: list[Clip], labels: LabelBuilder) -> Clip:
+def _joined(parts: list[_Screened], labels: LabelBuilder) -> Clip:
     if len(parts) == 1:
         return parts[0]
-    sources: list[str | bytes | StoredAudio] = [part.audio for part in parts]
+    # Those of a corpus: not joined yet, and not in memory.
+    sources = [cast(str | bytes | StoredAudio, part.audio) for part in parts]
     text = " ".join(part.text for part in parts)
     return replace(
         parts[0],

@@ -57,7 +57,7 @@ def read_manifest(
     clips = []
     for number, row in enumerate(rows, start=1):
         if reader.wants(row):
-            name = row.get(reader.columns.audio)
+            name = row.get(reader.audio_column)
             if not name:
                 raise ValueError(f"Row {number} of {path.name} names no audio file. Fill in or remove it.")
             clips.append(reader.clip(row, clip_id=name, audio=str(root / name)))

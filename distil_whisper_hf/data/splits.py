@@ -104,7 +104,8 @@ def split_clips(clips: Sequence[Clip], *, by: SplitBy, dev: float, test: float, 
             "Split by something finer (speaker, text, clip), or take smaller shares; clips with the same audio "
             "(copies of one silent file, say) join the groups that they are in."
         )
-    return Splits(**{name: sorted(members, key=lambda clip: order[id(clip)]) for name, members in sets.items()})
+    sets = {name: sorted(members, key=lambda clip: order[id(clip)]) for name, members in sets.items()}
+    return Splits(train=sets["train"], dev=sets["dev"], test=sets["test"])
 
 
 def join_splits(*, train: Sequence[Clip], dev: Sequence[Clip], test: Sequence[Clip]) -> Splits:

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ from .features import FeatureCache, encoder_frames, fill_window, log_mel, needs_
 logger = logging.getLogger(__name__)
 
 OnUnreadable = Literal["next", "raise"]
+
+
+class _Shuffles(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 class RowMaker:
@@ -164,7 +168,7 @@ class StreamingSpeechDataset(IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on to a stream that shuffles."""
-        self.clips.set_epoch(epoch)
+        cast(_Shuffles, self.clips).set_epoch(epoch)
 
     def _reject(self, rejection: Rejection) -> None:
         logger.warning("Left out clip %s: %s, %s", rejection.id, rejection.reason, rejection.detail)

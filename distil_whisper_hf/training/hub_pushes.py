@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import CommitInfo
 
 from ..publishing.push import HubPushError
 from ..publishing.release import public_base
 
+if TYPE_CHECKING:
+    from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
+    from .speech_trainer import SpeechTrainer as _Trainer
+else:
+    _Trainer = object
+
 logger = logging.getLogger(__name__)
 
 STRATEGIES = ("end", "every_save")
 
 
-class HubPushMixin:
+class HubPushMixin(_Trainer):
     """What Trainer does for `push_to_hub=True`, for trainers whose model holds experts. Stands before Trainer.
 
     The stock methods upload the output folder as it is, with pickles in it. Here the trained experts are pushed, with
     configuration, processor and card, beside what the repository holds already.
     """
+
+    if TYPE_CHECKING:
+        train_experts: tuple[str, ...]
+
+        def _whisper(self) -> DistilWhisperForConditionalGeneration: ...
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository, before training; raises ValueError for what would fail at its end."""
@@ -35,7 +46,7 @@ class HubPushMixin:
             public_base(self._whisper().config.base_model_name_or_path, None)
         super().init_hf_repo(token=token, private=private)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # None on other processes, as the stock one returns too
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
@@ -90,7 +101,7 @@ class HubPushMixin:
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         return self._whisper().push_expert_to_hub(
-            self.hub_model_id,
+            cast(str, self.hub_model_id),
             self.train_experts,
             private=self.args.hub_private_repo if private is None else private,
             revision=self.args.hub_revision if revision is None else revision,

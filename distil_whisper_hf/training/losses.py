@@ -233,7 +233,7 @@ def _sum_and_count(
     return total, mask.sum() * len(layers)
 
 
-def _check_mask(mask: Tensor, shape: torch.Size, *, name: str) -> None:
+def _check_mask(mask: Tensor, shape: tuple[int, ...], *, name: str) -> None:
     if mask.shape != shape:
         raise ValueError(f"{name} must be {tuple(shape)} like the gate values, got {tuple(mask.shape)}.")
 

@@ -10,12 +10,12 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Seq2SeqTrainer, WhisperProcessor
+from transformers import PreTrainedModel, Seq2SeqTrainer, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -49,6 +49,10 @@ class SpeechTrainer(Seq2SeqTrainer):
     Raises:
         ValueError: no processor.
     """
+
+    args: SpeechTrainingArguments
+    model: PreTrainedModel | nn.Module
+    processing_class: WhisperProcessor
 
     def __init__(
         self,
@@ -106,7 +110,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         config = self._whisper().config
         return SpeechBatch(
             labels=labels,
-            prompt=shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id),
+            prompt=shift_tokens_right(labels, cast(int, config.pad_token_id), config.decoder_start_token_id),
             num_frames=rest.pop("num_frames", None),
             teacher_input_features=rest.pop("teacher_input_features", None),
             expert_names=rest.pop("expert", ()),
@@ -128,7 +132,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         """Factor that undoes the averaging over processes for a part that is a sum over targets."""
         return self.accelerator.num_processes
 
-    def _whisper(self) -> PreTrainedModel:
+    def _whisper(self) -> WhisperForConditionalGeneration:
         """The Whisper under whatever wraps it for several processes."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
@@ -156,7 +160,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         self._counts.clear()
         return dict(zip(names, (sums / counts).tolist(), strict=False))
 
-    def prediction_step(
+    def prediction_step(  # type: ignore[override]  # the stock one returns the loss as a tensor as well
         self,
         model: nn.Module,
         inputs: dict[str, Any],

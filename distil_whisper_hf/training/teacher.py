@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class Teacher:
             student_size=student.config.vocab_size,
             teacher_size=model.config.vocab_size,
         )
-        source = model.config.name_or_path
+        source = cast(str, model.config.name_or_path)
         # It goes into the expert's file, which others read: a folder's place on this machine is none of their business.
         self.name = Path(source).name if os.path.isdir(source) else source
         self.processor = processor
@@ -101,11 +101,12 @@ class Teacher:
         processor = AutoProcessor.from_pretrained(source, **hub)
         if precision == "int8":
             config = BitsAndBytesConfig(load_in_8bit=True)
-            place = {"quantization_config": config, "device_map": {"": student.device}}
+            place: dict[str, Any] = {"quantization_config": config, "device_map": {"": student.device}}
             model = WhisperForConditionalGeneration.from_pretrained(source, **place, **hub)
         else:
             model = WhisperForConditionalGeneration.from_pretrained(source, dtype=getattr(torch, precision), **hub)
-            model = model.to(student.device)
+            # Transformers' wrapper of `to` hides from type checkers that it is a method.
+            model = model.to(student.device)  # type: ignore[arg-type]
         return cls(model, processor, student=student, student_processor=student_processor)
 
     @torch.no_grad()
@@ -121,7 +122,7 @@ class Teacher:
         """
         config = self.model.config
         labels = self.vocabulary.to(labels.device).teacher_ids(labels)
-        prompt = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        prompt = shift_tokens_right(labels, cast(int, config.pad_token_id), config.decoder_start_token_id)
         # Autocast of the student's training would compute a float32 teacher in another precision than it was given.
         with torch.autocast(labels.device.type, enabled=False):
             logits = self.model(input_features.to(self.model.dtype), decoder_input_ids=prompt, use_cache=False).logits
@@ -147,7 +148,7 @@ class BaseTeacher:
     def __call__(self, input_features: Tensor, labels: Tensor) -> Tensor:
         """Logits for every label position, `(batch, tokens, vocabulary)`; arguments as `Teacher`'s."""
         config = self.model.config
-        prompt = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        prompt = shift_tokens_right(labels, cast(int, config.pad_token_id), config.decoder_start_token_id)
         shared = labels.new_full((len(labels),), -1)
         was_training = self.model.training
         self.model.eval()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .arguments import DistilWhisperTrainingArguments
 from .collator import SpeechBatch
 from .hub_pushes import HubPushMixin
-from .losses import distillation, gate_budget, mask_from_lengths
+from .losses import BudgetMode, Divergence, distillation, gate_budget, mask_from_lengths
 from .schedules import GateNoiseCallback, InterpolationCallback, SkipGateCallback
 from .speech_trainer import SpeechTrainer
 from .teacher import BaseTeacher, Teacher
@@ -43,6 +43,8 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
     Raises:
         ValueError: a model without experts, an expert that is not there, or a teacher that is missing or not used.
     """
+
+    args: DistilWhisperTrainingArguments
 
     def __init__(
         self,
@@ -102,9 +104,9 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             heard = batch.teacher_input_features if own else batch.model_inputs["input_features"]
             parts["kd"] = distillation(
                 outputs.logits,
-                self.teacher(heard, batch.labels),
+                self.teacher(cast(Tensor, heard), batch.labels),
                 batch.labels,
-                divergence=self.args.distillation,
+                divergence=cast(Divergence, self.args.distillation),
                 temperature=self.args.temperature,
                 normalizer=num_items_in_batch,
             )
@@ -116,17 +118,19 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
     def _gate_loss(self, outputs: Any, batch: SpeechBatch) -> Tensor:
         """Mean distance from the budget over the experts that have a row in the batch."""
         masks = {} if self.args.gate_budget_counts_padding else _padding_masks(outputs, batch)
-        present = sorted(set(batch.expert_ids.tolist()) - {-1})
+        # Set by `_batch`.
+        expert_ids = cast(Tensor, batch.expert_ids)
+        present = sorted(set(expert_ids.tolist()) - {-1})
         losses = []
         for index in present:
-            rows = batch.expert_ids == index
+            rows = expert_ids == index
             sides = self._sides(index)
             losses.append(
                 gate_budget(
                     outputs.encoder_gate_values if "encoder" in sides else (),
                     outputs.decoder_gate_values if "decoder" in sides else (),
                     budget=self.args.gate_budget,
-                    mode=self.args.gate_budget_mode,
+                    mode=cast(BudgetMode, self.args.gate_budget_mode),
                     row_mask=rows,
                     **masks,
                 )
@@ -168,7 +172,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         """Experts, configuration and processor; the base is named, not copied."""
         if not self.args.should_save:
             return
-        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        folder = Path(cast(str, self.args.output_dir) if output_dir is None else output_dir)
         model = self._whisper()
         if model.config.base_model_name_or_path is None:
             for name in self.train_experts:
@@ -204,10 +208,13 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
                 layer.language_experts[name].load_state_dict(tensors)
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(os.fspath(self.state.best_model_checkpoint))
+        self._load_from_checkpoint(os.fspath(cast(str, self.state.best_model_checkpoint)))
 
 
 def _padding_masks(outputs: Any, batch: SpeechBatch) -> dict[str, Tensor]:
     """Frames of speech `(batch, frames)` and targets `(batch, tokens)`."""
     frames = outputs.encoder_gate_values[0].shape[1]
-    return {"encoder_mask": mask_from_lengths(batch.num_frames, size=frames), "decoder_mask": batch.target_mask}
+    return {
+        "encoder_mask": mask_from_lengths(cast(Tensor, batch.num_frames), size=frames),
+        "decoder_mask": batch.target_mask,
+    }

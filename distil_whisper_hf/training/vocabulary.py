@@ -140,7 +140,7 @@ def _check_same_text(student: Mapping[str, int], teacher: Mapping[str, int]) -> 
     different = [token for token, i in ours.items() if theirs.get(token) != i]
     different += [token for token in theirs if token not in ours]
     if different:
-        first = min(different, key=lambda token: ours.get(token, theirs.get(token)))
+        first = min(different, key={**theirs, **ours}.__getitem__)
         raise ValueError(
             f"Student and teacher split text differently: {len(ours)} and {len(theirs)} text tokens (multilingual "
             f"Whisper has {MULTILINGUAL_TEXT_TOKENS}, English-only {ENGLISH_ONLY_TEXT_TOKENS}), {len(different)} of "
