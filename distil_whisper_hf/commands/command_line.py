@@ -52,10 +52,18 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "data": ("data", "language", "test_data", "where", "split_by", "subset", "streaming", "join_seconds"),
     "method": ("distillation", "distillation_weight", "gate_budget", "gate_estimator"),
     "run": (
-        *("output_dir", "resume", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+        *(
+            "output_dir",
+            "dry_run",
+            "resume",
+            "learning_rate",
+            "num_train_epochs",
+            "max_steps",
+            "per_device_train_batch_size",
+        ),
         *("bf16", "seed"),
     ),
-    "test": ("test", "test_limit", "test_only", "test_batch_size"),
+    "test": ("test", "test_limit", "test_only"),
 }
 OTHERS = "others"
 WIDTH, COLUMN = 100, 36

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .columns import Columns
+from .places import local_or_hub
 from .sources import SPLITS, Source
 
 
@@ -94,7 +95,7 @@ class DataArguments:
 
     def _source(self, path: str, language: str | None, expert: str | None, *, splits: Sequence[str]) -> Source:
         return Source(
-            path,
+            local_or_hub(path, "a source of speech: a folder, a manifest"),
             language=language,
             expert=expert,
             columns=self.columns(),

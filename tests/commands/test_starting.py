@@ -64,6 +64,18 @@ def test_a_folder_with_a_base_in_it_is_refused_first(base, speech, tmp_path, ref
     assert "is a file" in refused(words("train", base, speech, tmp_path / "file"))
 
 
+def test_a_path_that_is_not_there_is_not_asked_of_the_hub(base, speech, tmp_path, refused):
+    """Silent: a slip in a folder's name answered by a wait for the network."""
+    place = str(tmp_path / "nothing" / "here")
+    for flag in ("--data", "--test_data", "--model"):
+        message = refused(words("train", base, speech, tmp_path / "out", flag, place))
+        assert "does not exist" in message and place in message
+    message = refused(words("train", base, speech, tmp_path / "out", "--distillation", "js", "--teacher", place))
+    assert "does not exist" in message and "(--teacher)" in message
+    message = refused(words("train", base, speech, tmp_path / "out", "--data", str(speech) + "x"))
+    assert "does not exist" in message and str(speech) in message
+
+
 def test_a_full_disk_is_found_before_training(base, speech, tmp_path, refused, monkeypatch):
     """Silent: a checkpoint that cannot be written, hours later."""
     monkeypatch.setattr(output_folders.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 9, 9))
