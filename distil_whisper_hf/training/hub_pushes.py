@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import CommitInfo
+from huggingface_hub import CommitInfo, HfApi
 
 from ..publishing.push import HubPushError
 from ..publishing.release import public_base
+from ..transformers_contract import TRANSFORMERS_VERSION
 
 if TYPE_CHECKING:
     from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
@@ -44,7 +46,15 @@ class HubPushMixin(_Trainer):
             )
         if self.args.push_to_hub:
             public_base(self._whisper().config.base_model_name_or_path, None)
-        super().init_hf_repo(token=token, private=private)
+        if TRANSFORMERS_VERSION >= (5, 23):
+            super().init_hf_repo(token=token, private=private)
+            return
+        # Before, Trainer makes the repository as `args` say, and takes one that is there.
+        if private is not None and self.is_world_process_zero():
+            name = self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
+            api = HfApi(token=self.args.hub_token if token is None else token)
+            api.create_repo(name, private=private, exist_ok=True)
+        super().init_hf_repo(token=token)
 
     def push_to_hub(  # type: ignore[override]  # None on other processes, as the stock one returns too
         self,
