@@ -84,7 +84,11 @@ class Hub:
         handler = type("BoundHandler", (Handler,), {"hub": self})
         # Large files lie at another address, as on the real Hub: clients must not take their token there.
         self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
-        self.url, self.store_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in self.servers)
+        # By another name, since huggingface_hub takes a redirect to the same one for one within the Hub.
+        self.url, self.store_url = (
+            f"http://{name}:{server.server_address[1]}"
+            for name, server in zip(("127.0.0.1", "localhost"), self.servers, strict=True)
+        )
 
     def __enter__(self) -> Hub:
         for server in self.servers:
@@ -102,7 +106,7 @@ class Hub:
         return {
             "HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home),
             "HF_TOKEN": WRITER, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "DISABLE_SAFETENSORS_CONVERSION": "1", "NO_PROXY": "127.0.0.1",
+            "DISABLE_SAFETENSORS_CONVERSION": "1", "NO_PROXY": "127.0.0.1,localhost",
         }  # fmt: skip
 
     def create(self, repo_id: str, private: bool = False) -> Repo:

@@ -286,9 +286,10 @@ def generate(
         inputs.input_features.to(device, system.dtype), attention_mask=inputs.attention_mask.to(device), **options
     )
     texts = system.processor.batch_decode(tokens, skip_special_tokens=True)
-    end = system.model.generation_config.eos_token_id
+    # One token, or a list of them.
+    end = torch.tensor(system.model.generation_config.eos_token_id, device=tokens.device)
     # A row without an end token used up its limit; of a long clip only the text is known.
-    ended = [long or bool((row == end).any()) or len(row) == 0 for row in tokens]
+    ended = [long or bool(torch.isin(row, end).any()) or len(row) == 0 for row in tokens]
     if not long:
         # Rows that ended before the longest are padded with the end token; the longest drops its own.
         longest = tokens.shape[1]

@@ -159,3 +159,14 @@ def test_experts_are_taken_by_language_and_by_name(whole, base):
     assert named == texts[2]
     translated = [make(1, task="translate")]
     assert transcribe_batch(ours, translated, settings)[0].text == transcribe_batch(plain, translated, settings)[0].text
+
+
+def test_a_model_may_have_several_end_tokens(base):
+    """Transformers' trainer writes a list where tokenizer and model disagree: any of them ends a text."""
+    system = open_system(SystemSpec(str(base)))
+    (cut,) = transcribe_batch(system, [make(0)], SETTINGS)
+    said = system.processor.tokenizer.convert_tokens_to_ids(f"Ġ{cut.text.split()[-1]}")
+    generation_config = system.model.generation_config
+    generation_config.eos_token_id = [generation_config.eos_token_id, said]
+    (ended,) = transcribe_batch(system, [make(0)], SETTINGS)
+    assert cut.cut and not ended.cut
