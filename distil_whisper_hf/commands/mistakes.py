@@ -94,7 +94,7 @@ def guard(name: str, work: Callable[[], int], *, debug: bool = False) -> int:
 def sentence(error: Exception) -> str:
     """One line for an error; where it was not raised by this package, with a hint how to see more."""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return _missing_library(error.name.partition(".")[0])
+        return missing_library(error.name.partition(".")[0])
     if isinstance(error, KeyError) and len(error.args) == 1:
         text = str(error.args[0])
     elif isinstance(error, OSError) and error.strerror:
@@ -123,7 +123,8 @@ def _raised_here(error: Exception) -> bool:
     return trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE
 
 
-def _missing_library(library: str) -> str:
+def missing_library(library: str) -> str:
+    """That a library is not installed, and the command that installs it: by the extra that brings it, if one does."""
     try:
         requirements = importlib.metadata.requires(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:

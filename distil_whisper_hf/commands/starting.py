@@ -9,20 +9,12 @@ from transformers import AutoConfig, WhisperConfig
 
 from ..checkpoints import expert_shapes
 from ..data.places import local_or_hub
+from .mistakes import missing_library
 
 # Start, language, task and no timestamps stand before a transcript.
 PROMPT_TOKENS = 4
 # Bytes of a float32, of a weight with AdamW's two moments beside it.
 FLOAT_BYTES, TRAINED_BYTES = 4, 12
-# Pip's name of the extra that brings a library.
-EXTRA_OF = {
-    "bitsandbytes": "quant",
-    "torchao": "quant",
-    "peft": "train",
-    "matplotlib": "eval",
-    "sacrebleu": "eval",
-    "num2words": "eval",
-}
 
 
 def open_config(model: str | None, *, what: str = "--model") -> WhisperConfig:
@@ -72,7 +64,4 @@ def check_libraries(names: Iterable[str], *, what: str) -> None:
     """Refuse what needs a library that is not installed; ImportError with the command that installs it."""
     for name in names:
         if find_spec(name) is None:
-            raise ImportError(
-                f"Expected {name} for {what}, which is not installed. Run "
-                f"`pip install 'distil_whisper_hf[{EXTRA_OF[name]}]'`."
-            )
+            raise ImportError(f"Expected {name} for {what}: {missing_library(name)}")

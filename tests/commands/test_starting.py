@@ -113,7 +113,7 @@ def test_an_evaluation_that_could_not_end_does_not_begin(base, speech, tmp_path,
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     """Silent: an ImportError out of the middle of an evaluation."""
     monkeypatch.setattr(starting, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"Expected torchao for int8.*pip install 'distil_whisper_hf\[quant\]'"):
+    with pytest.raises(ImportError, match=r'Expected torchao for int8: .*pip install "distil_whisper_hf\[quant\]"'):
         starting.check_libraries(["torchao"], what="int8")
 
 
