@@ -4,6 +4,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Threads that wait sleep instead of spinning: on a busy machine they would take the time of those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# One thread here and in the programs that tests start, as tests run in several processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import torch
 from models import save_whisper, with_experts
 from transformers import WhisperForConditionalGeneration
 
-# One, as tests run in several processes.
 torch.set_num_threads(1)
 
 

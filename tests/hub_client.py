@@ -36,7 +36,7 @@ class Client:
     def __init__(self, hub: Hub, home: Path, *, package: bool = True, **environment: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
         env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        env |= hub.client_environment(home) | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "2", **environment}
+        env |= hub.client_environment(home) | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", **environment}
         env["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)]) if package else ""
         self.process = subprocess.Popen(
             [sys.executable, "-c", LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -27,7 +27,7 @@ def base(tmp_path_factory) -> Path:
 
 def run(program: str, *arguments: object) -> str:
     command = [sys.executable, str(ROOT / program), *map(str, arguments)]
-    env = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PATH": ""}
+    env = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
