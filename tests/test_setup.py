@@ -23,7 +23,9 @@ def project(tmp_path) -> Path:
 
 
 def make(project, *words, **environment):
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "VIRTUAL_ENV", "MAKE"))}
+    # What this run was itself set up with says nothing of the project's own.
+    outside = ("PIP_", "VIRTUAL_ENV", "MAKE", "TORCH", "CONSTRAINTS", "BASE_PYTHON")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(outside)}
     # No index that answers, and nothing that lies on a disk.
     env |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0", **environment}
     return subprocess.run(["make", *words], capture_output=True, text=True, cwd=project, env=env, check=False)
