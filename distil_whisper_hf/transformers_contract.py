@@ -1,8 +1,9 @@
 """Which transformers this package stands on: the versions, and the names that it overrides or calls in them.
 
-Whisper and Trainer are extended by their methods, some of which are not public. Each of these is listed here, with the
-class that has it, so that a version without one is named when the package is imported, not in the middle of a run.
-tests/test_transformers_contract.py checks the list on the installed version.
+Whisper is extended by its methods, some of which are not public. Each of these is listed here, with the class that has
+it, so that a version without one is named when the package is imported, not in the middle of a run.
+tests/test_transformers_contract.py checks the list on the installed version, and holds that of Trainer, which no model
+needs.
 """
 
 from __future__ import annotations

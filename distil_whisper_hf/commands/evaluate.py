@@ -148,15 +148,14 @@ def _system(model: str, experts: str | None) -> dict[str, Any]:
 
 
 def _dataset(path: str, args: Namespace) -> dict[str, Any]:
-    wrong = [pair for pair in args.where if "=" not in pair]
-    if wrong:
-        raise ValueError(f"expected COLUMN=VALUE in --where, got {wrong[0]!r}")
+    from ..data.arguments import where_values
+
     name = Path(path).stem
     domain = ("out" if name in args.out_of_domain else "in") if args.out_of_domain else ""
     return {
         "path": path,
         "language": args.language,
-        "where": dict(pair.split("=", 1) for pair in args.where),
+        "where": where_values(args.where),
         "limit": args.test_limit,
         "task": args.task or "transcribe",
         "columns": {"text": args.text_column} if args.text_column else {},

@@ -77,32 +77,33 @@ class DataArguments:
         },
     )
 
+    def __post_init__(self) -> None:
+        where_values(self.where)
+        if not 1 <= len(self.dataset_splits) <= len(SPLITS):
+            raise ValueError(f"Expected one to three names in --dataset_splits, got {len(self.dataset_splits)}.")
+
     def sources(self) -> list[Source]:
         """A source for each of `data`; ValueError for a list of languages or experts that fits neither all nor each."""
         languages = one_for_each(self.language, self.data, "language")
         experts = one_for_each(self.expert, self.data, "expert")
-        return [
-            self._source(*one, splits=self.dataset_splits) for one in zip(self.data, languages, experts, strict=True)
-        ]
+        return [self._source(*one) for one in zip(self.data, languages, experts, strict=True)]
 
     def test_sources(self) -> list[Source]:
         """A source for each of `test_data`, likewise: the test part of data sets on the Hub, all rows of the others."""
         languages = one_for_each(self.test_language, self.test_data, "test_language")
-        return [
-            self._source(path, language, None, splits=self.dataset_splits)
-            for path, language in zip(self.test_data, languages, strict=True)
-        ]
+        return [self._source(path, language) for path, language in zip(self.test_data, languages, strict=True)]
 
-    def _source(self, path: str, language: str | None, expert: str | None, *, splits: Sequence[str]) -> Source:
+    def _source(self, path: str, language: str | None, expert: str | None = None) -> Source:
         return Source(
             local_or_hub(path, "a source of speech: a folder, a manifest"),
             language=language,
             expert=expert,
             columns=self.columns(),
-            where=dict(pair.split("=", 1) for pair in self.where),
+            where=where_values(self.where),
             config=self.dataset_config,
             revision=self.dataset_revision,
-            hub_splits=dict(zip(SPLITS, splits, strict=True)),
+            # A stream needs the first name alone.
+            hub_splits=dict(zip(SPLITS, self.dataset_splits, strict=False)),
         )
 
     def columns(self) -> Columns:
@@ -113,6 +114,14 @@ class DataArguments:
             language=self.language_column,
             speaker=self.speaker_column,
         )
+
+
+def where_values(pairs: Sequence[str]) -> dict[str, str]:
+    """Column -> value of `--where column=value`; anything else is a ValueError."""
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ValueError(f"Expected COLUMN=VALUE in --where, got {wrong[0]!r}.")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def one_for_each(values: Sequence[str], sources: Sequence[str], what: str) -> list[str | None]:

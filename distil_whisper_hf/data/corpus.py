@@ -17,7 +17,7 @@ from .hub_datasets import ClipStream
 from .labels import LabelBuilder
 from .sampling import choose_clips, training_subset
 from .screening import Screen, ScreeningReport, screen_clips
-from .sources import SPLITS, Source, only_known_columns, read_source, stream_source
+from .sources import SPLITS, Source, has_split, only_known_columns, read_source, stream_source
 from .splits import SplitBy, Splits, join_splits, split_clips
 
 # Clips that a stream holds to draw from.
@@ -80,24 +80,28 @@ def read_corpus(
         parts.append(splits)
         test_sets[_name(source, test_sets)] = choose_clips(splits.test, test_limit)
     out_of_domain = []
+    # Clips of any test set are taken out of training: all of a set, however few of it are scored.
+    tested = [clip for part in parts for clip in part.test]
     for source in arguments.test_sources():
         part = "test" if source.kind_found == "hub" else None
         # Named and chosen before they are screened, so that every program takes the same clips of a set.
         clips, _ = unique_ids(read_source(only_known_columns(source), split=part))
+        chosen = {clip.id for clip in choose_clips(clips, test_limit)}
+        clips = _screened(clips, screen, report)
+        tested += clips
         out_of_domain.append(_name(source, test_sets))
-        test_sets[out_of_domain[-1]] = _screened(choose_clips(clips, test_limit), screen, report)
-    # Clips of any test set are taken out of training, those of other domains too.
-    test = [clip for part in parts for clip in part.test]
+        test_sets[out_of_domain[-1]] = [clip for clip in clips if clip.id in chosen]
     joined = join_splits(
         train=[clip for part in parts for clip in part.train],
         dev=[clip for part in parts for clip in part.dev],
-        test=[*test, *(clip for name in out_of_domain for clip in test_sets[name])],
+        test=tested,
     )
     test_sets = {
         name: [replace(clip, dataset=name, domain="out" if name in out_of_domain else "in") for clip in clips]
         for name, clips in test_sets.items()
     }
-    return Corpus(replace(joined, test=test), test_sets, tuple(out_of_domain), report)
+    own = [clip for part in parts for clip in part.test]
+    return Corpus(replace(joined, test=own), test_sets, tuple(out_of_domain), report)
 
 
 def stream_clips(arguments: DataArguments) -> ClipTurns:
@@ -134,7 +138,8 @@ def _splits(source: Source, arguments: DataArguments, screen: Screen, report: Sc
             seed=arguments.split_seed,
         )
     else:
-        sets = {name: _screened(read_source(source, split=name), screen, report) for name in SPLITS}
+        found = {name: read_source(source, split=name) if has_split(source, name) else [] for name in SPLITS}
+        sets = {name: _screened(clips, screen, report) for name, clips in found.items()}
         if not sets["dev"] and arguments.dev_share > 0:
             divided = split_clips(
                 sets["train"], by="text", dev=arguments.dev_share, test=0.0, seed=arguments.split_seed

@@ -66,17 +66,17 @@ def read_source(source: Source, *, split: str | None = None) -> list[Clip]:
             Hub data set the training split.
 
     Raises:
-        ValueError: a path that is none of the kinds, a table that cannot be read, or one without a column `split` where
-            a part of it is asked for.
+        ValueError: a path that is none of the kinds, a table that cannot be read or is not there, one without a column
+            `split` where a part of it is asked for, or a part whose name on the Hub is not known.
     """
     kind = source.kind_found
     path = Path(source.path)
     common = {"language": source.language, "expert": source.expert}
     if kind == "common_voice":
-        present = [name for name in ((split,) if split else SPLITS) if (path / f"{name}.tsv").is_file()]
-        return [clip for name in present for clip in read_common_voice(path, split=name, where=source.where, **common)]
+        tables = _common_voice_tables(path) if split is None else [split]
+        return [clip for name in tables for clip in read_common_voice(path, split=name, where=source.where, **common)]
     if kind == "hub":
-        part = source.hub_splits[split or "train"]
+        part = _hub_split(source, split or "train")
         dataset = load_hub_dataset(source.path, config=source.config, split=part, revision=source.revision)
         name = f"{source.path}:{part}"
         return read_dataset(dataset, name=name, columns=source.columns, where=source.where, **common)
@@ -94,7 +94,7 @@ def stream_source(source: Source, *, seed: int, buffer: int) -> ClipStream:
     dataset = load_hub_dataset(
         source.path,
         config=source.config,
-        split=source.hub_splits["train"],
+        split=_hub_split(source, "train"),
         revision=source.revision,
         streaming=True,
     ).shuffle(seed=seed, buffer_size=buffer)
@@ -108,15 +108,36 @@ def stream_source(source: Source, *, seed: int, buffer: int) -> ClipStream:
     )
 
 
+def has_split(source: Source, split: str) -> bool:
+    """Whether `read_source` can be asked for a part: dumps of Common Voice may lack tables."""
+    return source.kind_found != "common_voice" or (Path(source.path) / f"{split}.tsv").is_file()
+
+
 def only_known_columns(source: Source) -> Source:
     """The source without those of its `where` that its table has no column for, where it is a table."""
     if source.kind_found == "hub":
         return source
     path = Path(source.path)
     if source.kind_found == "common_voice":
-        path = next(table for name in SPLITS if (table := path / f"{name}.tsv").is_file())
+        path = path / f"{_common_voice_tables(path)[0]}.tsv"
     header = table_header(path)
     return replace(source, where={column: value for column, value in source.where.items() if column in header})
+
+
+def _common_voice_tables(folder: Path) -> list[str]:
+    """Those of train, dev and test that are there; ValueError if none is."""
+    present = [name for name in SPLITS if (folder / f"{name}.tsv").is_file()]
+    if not present:
+        others = ", ".join(sorted(path.name for path in folder.glob("*.tsv"))) or "no table"
+        raise ValueError(f"Expected train.tsv, dev.tsv or test.tsv in {folder}, found {others}: call one so.")
+    return present
+
+
+def _hub_split(source: Source, split: str) -> str:
+    if split not in source.hub_splits:
+        named = ", ".join(source.hub_splits.values()) or "none"
+        raise ValueError(f"Expected what {source.path} calls its {split} split, got {named}: --dataset_splits names them.")
+    return source.hub_splits[split]
 
 
 def table_header(path: Path) -> list[str]:

@@ -27,6 +27,7 @@ from distil_whisper_hf.commands.train import ExpertArguments, _experts
 from distil_whisper_hf.data.arguments import DataArguments
 from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.data.sources import read_source
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 
@@ -301,9 +302,9 @@ class TestSources:
     def labels(self):
         return LabelBuilder(tiny_tokenizer())
 
-    def read(self, labels, *data, **changes):
+    def read(self, labels, *data, test_limit=None, **changes):
         arguments = DataArguments(data=[str(one) for one in data], **changes)
-        return read_corpus(arguments, labels, WhisperFeatureExtractor(chunk_length=2))
+        return read_corpus(arguments, labels, WhisperFeatureExtractor(chunk_length=2), test_limit=test_limit)
 
     def test_speakers_can_be_kept_apart(self, catalan, labels):
         """Silent: a test score on speakers that were trained on."""
@@ -338,6 +339,38 @@ class TestSources:
         speech = self.read(labels, tmp_path, split_by="given", subset=3)
         assert sorted(clip.id for clip in speech.splits.train) == ["3.mp3", "4.mp3", "5.mp3"]
         assert [clip.id for clip in speech.splits.test] == ["8.mp3", "9.mp3"]
+
+    def test_what_is_trained_on_does_not_depend_on_how_much_is_tested(self, catalan, tmp_path, labels):
+        """Silent: clips of a test set that a limit leaves unscored among those that are trained on."""
+        with open(catalan / "metadata.csv", encoding="utf-8", newline="") as file:
+            rows = [[row["file_name"], row["text"], "ca"] for row in list(csv.DictReader(file))[:6]]
+        with open(catalan / "other.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["file_name", "text", "language"], *rows])
+        read = [
+            self.read(labels, catalan, where=["suspect=0"], test_data=[str(catalan / "other.csv")], test_limit=limit)
+            for limit in (2, None)
+        ]
+        assert [len(speech.test_sets["other"]) for speech in read] == [2, 6]
+        assert read[0].splits.train == read[1].splits.train
+        assert not {row[0] for row in rows} & {clip.id for clip in read[0].splits.train}
+
+    def test_common_voice_without_its_tables_is_refused(self, catalan, tmp_path, labels):
+        """Silent: no clips at all, or a `StopIteration`, where only validated.tsv was unpacked."""
+        (tmp_path / "clips").mkdir()
+        (tmp_path / "validated.tsv").write_text("client_id\tpath\tsentence\n")
+        with pytest.raises(ValueError, match=r"Expected train\.tsv, dev\.tsv or test\.tsv .* found validated\.tsv"):
+            self.read(labels, tmp_path)
+
+    def test_flags_that_name_nothing_are_refused(self):
+        """Silent: a sentence of Python's about dictionaries and zips."""
+        with pytest.raises(ValueError, match="Expected COLUMN=VALUE in --where, got 'suspect'"):
+            DataArguments(where=["suspect"])
+        with pytest.raises(ValueError, match="Expected one to three names in --dataset_splits, got 4"):
+            DataArguments(dataset_splits=["train", "dev", "test", "other"])
+        (stream,) = DataArguments(data=["user/set"], dataset_splits=["training"]).sources()
+        assert stream.hub_splits == {"train": "training"}
+        with pytest.raises(ValueError, match="calls its test split, got training: --dataset_splits names them"):
+            read_source(stream, split="test")
 
     def test_wrong_numbers_of_languages_are_refused(self, catalan, galician, labels):
         """Silent: a language given to the wrong source."""
