@@ -18,7 +18,7 @@ from .modeling_distil_whisper import DistilWhisperForConditionalGeneration, Dist
 from .moved import install_old_paths
 from .pipeline_distil_whisper import DistilWhisperASRPipeline
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DistilWhisperASRPipeline",

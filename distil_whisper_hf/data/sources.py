@@ -136,7 +136,9 @@ def _common_voice_tables(folder: Path) -> list[str]:
 def _hub_split(source: Source, split: str) -> str:
     if split not in source.hub_splits:
         named = ", ".join(source.hub_splits.values()) or "none"
-        raise ValueError(f"Expected what {source.path} calls its {split} split, got {named}: --dataset_splits names them.")
+        raise ValueError(
+            f"Expected what {source.path} calls its {split} split, got {named}: --dataset_splits names them."
+        )
     return source.hub_splits[split]
 
 
