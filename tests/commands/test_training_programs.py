@@ -20,22 +20,16 @@ from transformers import WhisperFeatureExtractor, WhisperProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.cli import main
-from distil_whisper_hf.commands.baseline import BaselineArguments
-from distil_whisper_hf.commands.command_line import parse
-from distil_whisper_hf.commands.runs import RunArguments
-from distil_whisper_hf.commands.train import ExpertArguments, _experts
+from distil_whisper_hf.commands.train import _experts
 from distil_whisper_hf.data.arguments import DataArguments
 from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
 from distil_whisper_hf.data.sources import read_source
-from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "--report_to", "none", "--disable_tqdm",
         "true", "--save_strategy", "no", "--test_max_new_tokens", "5", "--logging_steps", "1"]  # fmt: skip
-# Recipes of the evaluation are read by its own tests.
-RECIPES = sorted(path for path in ROOT.glob("examples/recipes/*.json") if not path.name.startswith("evaluate"))
 
 
 def short_processor() -> WhisperProcessor:
@@ -262,30 +256,6 @@ def test_two_processes_train_what_one_does(base, catalan, tmp_path):
             moved = max(moved, (ours[key] - value).abs().max().item())
             torch.testing.assert_close(theirs[key] - value, ours[key] - value, rtol=0.02, atol=2e-6)
     assert moved > 1e-4
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_parses(path, tmp_path):
-    """Silent: a recipe with a flag that was renamed."""
-    recipe = json.loads(path.read_text())
-    kinds = (RunArguments, DataArguments, BaselineArguments, SpeechTrainingArguments)
-    if "method" not in recipe:
-        kinds = (RunArguments, DataArguments, ExpertArguments, DistilWhisperTrainingArguments)
-    words = [str(path), "--output_dir", str(tmp_path), "--use_cpu", "--learning_rate", "0.5"]
-    parsed = parse(kinds, words, program="test", description="")
-    values = {name: value for part in parsed for name, value in vars(part).items()}
-    assert values["learning_rate"] == 0.5
-    for name, value in recipe.items():
-        if name != "learning_rate":
-            assert values[name] == value, name
-
-
-def test_recipes_with_unknown_names_are_refused(tmp_path):
-    """Silent: a misspelt setting that is ignored."""
-    path = tmp_path / "wrong.json"
-    path.write_text('{"learning_rat": 1}')
-    with pytest.raises(ValueError, match=r"wrong\.json says learning_rat, which test does not know"):
-        parse((SpeechTrainingArguments,), [str(path), "--output_dir", str(tmp_path)], program="test", description="")
 
 
 def test_windows_cannot_be_overfilled(base, catalan, tmp_path, refused):
