@@ -16,13 +16,16 @@ import torch
 from transformers.pipelines.audio_utils import ffmpeg_read
 
 
-def load_audio(audio: Any, sampling_rate: int) -> tuple[np.ndarray, float]:
+def load_audio(
+    audio: Any, sampling_rate: int, *, start: float | None = None, duration: float | None = None
+) -> tuple[np.ndarray, float]:
     """Open audio of any form, mix its channels to their mean, resample it to `sampling_rate` Hz.
 
     Args:
         audio: path or bytes of a file; floats of numpy or torch, `(samples,)` or `(channels, samples)`, at
             `sampling_rate`; a dict of these under "raw" or "array" and their own "sampling_rate"; a dict of a file
             under "bytes" or "path"; torchcodec's AudioDecoder.
+        start, duration: the stretch to take, in s; None is from the beginning, and up to the end.
 
     Returns:
         Waveform `(samples,)`, float32, and the sampling rate in Hz that it had before.
@@ -31,7 +34,8 @@ def load_audio(audio: Any, sampling_rate: int) -> tuple[np.ndarray, float]:
         FileNotFoundError: no such file.
         ImportError: soundfile or soxr is needed and not installed.
         TypeError: none of these forms.
-        ValueError: audio that is empty, cannot be decoded or is not finite; another shape or number format.
+        ValueError: audio that is empty, cannot be decoded or is not finite; another shape or number format; a stretch
+            that is not in it.
     """
     source_rate: float = sampling_rate
     # Only who has imported torchcodec can have made one of its decoders; it is not imported for this check.
@@ -59,6 +63,14 @@ def load_audio(audio: Any, sampling_rate: int) -> tuple[np.ndarray, float]:
         waveform, source_rate = decoded.waveform, decoded.sampling_rate
     else:
         waveform = mono_waveform(audio)
+    if start is not None or duration is not None:
+        first, whole = round((start or 0.0) * source_rate), len(waveform) / source_rate
+        end = whole if duration is None else (start or 0.0) + duration
+        if first >= len(waveform) or end > whole + 0.1:
+            raise ValueError(
+                f"Expected a stretch of {name}, which lasts {whole:.2f} s, got {start or 0.0:g} to {end:g} s."
+            )
+        waveform = waveform[first : round(end * source_rate)]
     waveform = resample(waveform, source_rate, sampling_rate, name)
     if waveform.size == 0 or not np.isfinite(waveform).all():
         fault = "no samples" if waveform.size == 0 else "samples that are not finite"

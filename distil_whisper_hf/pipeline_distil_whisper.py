@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from transformers import AutomaticSpeechRecognitionPipeline, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from .audio_input import load_audio
+from .segments import row_segment
 from .transformers_contract import TRANSFORMERS_VERSION
 
 MODEL_TYPE = "distilwhisper"
@@ -58,7 +59,9 @@ class DistilWhisperASRPipeline(AutomaticSpeechRecognitionPipeline):
         which detects the language and chooses the expert by the language. A language by any of its names: "ca",
         "Catalan", "ca_es" (see `languages.language_code`).
     inputs: what the stock pipeline takes; dicts with any of it under "audio"; files as dicts with "bytes" or "path".
-        Further keys of a dict come back in its result, as lists with one entry per chunk; "text" and "chunks" do not.
+        A dict with a start ("offset", "start" or "start_time", in s) is that segment of its audio, up to an end or for
+        a "duration", as a row of a table is. Further keys of a dict come back in its result, as lists with one entry
+        per chunk; "text" and "chunks" do not.
 
     Raises, beside the errors of `load_audio`:
         ValueError: a list that is not as long as the inputs (for a generator, when it turns out); chunks longer than
@@ -129,11 +132,15 @@ class DistilWhisperASRPipeline(AutomaticSpeechRecognitionPipeline):
             if name is not None and not isinstance(name, str):
                 raise ValueError(f"Expected the {choice} of an input to be a name or None, got {name!r}.")
 
+        start, duration = row_segment(extra) or (None, None)
         # What lies behind an address is fetched and decoded by the stock pipeline.
-        if not (isinstance(audio, str) and audio.startswith(("http://", "https://"))):
+        if isinstance(audio, str) and audio.startswith(("http://", "https://")):
+            if start is not None:
+                raise ValueError(f"Expected a file for a segment, got the address {audio}: fetch it before.")
+        else:
             stride = audio.get("stride") if isinstance(audio, dict) else None
             rate = self.feature_extractor.sampling_rate
-            audio, source_rate = load_audio(audio, rate)
+            audio, source_rate = load_audio(audio, rate, start=start, duration=duration)
             if stride is not None:
                 stride = tuple(round(samples * rate / source_rate) for samples in stride)
                 audio = {"raw": audio, "sampling_rate": rate, "stride": stride}

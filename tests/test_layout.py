@@ -29,6 +29,7 @@ LONGER: dict[str, str] = {}
 CORE_ARROW: dict[str, set[str]] = {
     "languages": set(),
     "routing": set(),
+    "segments": set(),
     "transformers_contract": set(),
     "audio_input": set(),
     "tokenization_distil_whisper": {"languages"},
@@ -45,7 +46,7 @@ CORE_ARROW: dict[str, set[str]] = {
         "layers_distil_whisper",
     },
     "generation_distil_whisper": {"configuration_distil_whisper", "languages", "routing"},
-    "pipeline_distil_whisper": {"audio_input", "languages", "transformers_contract"},
+    "pipeline_distil_whisper": {"audio_input", "languages", "segments", "transformers_contract"},
     "pretrained": {
         "checkpoints",
         "configuration_distil_whisper",
@@ -68,7 +69,12 @@ CORE_ARROW: dict[str, set[str]] = {
 # The tokenizer is the launcher's: no model needs it.
 NOT_SHIPPED = {"tokenization_distil_whisper"}
 CORE_LIBRARIES = {"huggingface_hub", "numpy", "safetensors", "torch", "transformers"}
-FEWER_LIBRARIES = {"language_experts": {"torch"}, "routing": {"torch"}, "languages": {"transformers"}}
+FEWER_LIBRARIES = {
+    "language_experts": {"torch"},
+    "routing": {"torch"},
+    "languages": {"transformers"},
+    "segments": set(),
+}
 # Libraries that a core file may import inside its functions only.
 LAZY_LIBRARIES = {"audio_input": {"soundfile", "soxr"}, "languages": {"langcodes"}}
 # Transformers requires these in a range of its own, which ours could only contradict.
@@ -127,13 +133,18 @@ SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
         },
     },
     "data": {
+        "rejections": set(),
+        "tables": set(),
         "clips": {"audio"},
         "audio": set(),
         "text": set(),
         "labels": set(),
         "atomic_files": set(),
-        "screening": {"audio", "clips", "labels", "text"},
-        "sources": {"clips", "columns", "hub_datasets", "manifests"},
+        "columns": {"audio", "clips", "rejections"},
+        "manifests": {"audio", "clips", "columns", "rejections", "tables"},
+        "common_voice": {"clips", "columns", "manifests", "rejections", "tables"},
+        "screening": {"atomic_files", "audio", "clips", "labels", "rejections", "text"},
+        "sources": {"clips", "columns", "common_voice", "hub_datasets", "manifests", "rejections", "tables"},
     },
 }  # fmt: skip
 

@@ -29,6 +29,7 @@ from .output_folders import check_output_dir
 
 if TYPE_CHECKING:
     from ..data.clips import Clip
+    from ..data.rejections import Rejection
     from ..evaluation.recipes import Recipe
     from ..evaluation.report.document import Report
     from ..evaluation.systems.costs import Cost
@@ -77,13 +78,14 @@ def _parser() -> Parser:
     add("what is evaluated", "--precisions", nargs="+", help="float32, bfloat16, float16, bnb-int8, bnb-nf4, "
         "torchao-int8-weight-only, torchao-int8-dynamic; else float32")  # fmt: skip
     add("what is evaluated", "--recipe", help="JSON with the fields of evaluation.recipes.Recipe; flags go before")
-    add("data", "--data", nargs="+", help="audio folders, manifests (csv, tsv, jsonl), Common Voice locales")
+    add("data", "--data", nargs="+", help="audio folders, manifests (csv, tsv, jsonl, json), Common Voice locales")
     add("data", "--out_of_domain", nargs="+", default=[], metavar="NAME",
         help="sets of --data; if given, the others count as in domain")  # fmt: skip
     add("data", "--language", help="of all clips, else the tables' column")
     add("data", "--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep only such rows")
     add("data", "--task", choices=("transcribe", "translate"), help="translate: BLEU against English references")
     add("data", "--text_column", help="of the references, where it has no usual name")
+    add("data", "--max_rejected", type=float, help="share of a set's rows that may be unusable, else 0.5")
     add("data", "--test_limit", "--limit", type=int, help="clips of each set, from as many speakers as possible")
     add("scores", "--normalizer", choices=("unicode", "basic", "english", "none"), help="else unicode")
     add("scores", "--spell_numbers", choices=("no", "digits", "cardinals"), help="numerals as words before scoring")
@@ -114,7 +116,7 @@ def _values(args: Namespace) -> dict[str, Any]:
     elif args.experts is not None:
         raise ValueError("Expected --model beside --experts, got none. Name the base of the experts.")
     for name in ("systems", "precisions", "output", "normalizer", "spell_numbers", "resamples", "seed", "device",
-                 "cost_clips"):  # fmt: skip
+                 "cost_clips", "max_rejected"):  # fmt: skip
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
     generation = {key: getattr(args, key) for key in ("batch_size", "num_beams", "max_new_tokens")}
@@ -164,22 +166,33 @@ def _dataset(path: str, args: Namespace) -> dict[str, Any]:
 
 
 class Data(NamedTuple):
-    """What the recipe's data sets hold: clips, repeated full ids with how often, clips before any limit."""
+    """What the recipe's data sets hold: clips, repeated full ids with how often, clips before any limit, rows that
+    describe no clip."""
 
     clips: list[Clip]
     repeated: dict[str, int]
     sizes: dict[str, int]
+    rejected: dict[str, list[Rejection]]
 
 
 def read_data(recipe: Recipe) -> Data:
-    """Read all data sets of a recipe; `ValueError` if there is no clip, or a table that cannot be read."""
+    """Read all data sets of a recipe; `ValueError` if there is no clip, or a table that cannot be read.
+
+    Where too little of a set is left, what was left out is written into `recipe.output`.
+    """
+    from ..data.screening import REJECTIONS_FILE, TooManyRejected
     from ..evaluation.evaluated_clips import read_evaluated_clips
 
-    data = Data([], {}, {})
+    data = Data([], {}, {}, {})
     for dataset in recipe.datasets:
-        found, twice, data.sizes[dataset.name] = read_evaluated_clips(dataset)
+        try:
+            found, twice, size, rejected = read_evaluated_clips(dataset, max_rejected=recipe.max_rejected)
+        except TooManyRejected as error:
+            error.report.save(Path(recipe.output) / REJECTIONS_FILE)
+            raise
         data.clips.extend(found)
         data.repeated.update(twice)
+        data.sizes[dataset.name], data.rejected[dataset.name] = size, rejected
     if not data.clips:
         raise ValueError(f"expected clips in {', '.join(one.path for one in recipe.datasets)}, found none: see --where")
     return data
@@ -221,6 +234,7 @@ def show_data(recipe: Recipe, data: Data) -> str:
         lines.append(f"{spec.name}: {count(members)}; chosen of {data.sizes[spec.name]}")
         if unreadable:
             lines.append(f"  cannot be read: {', '.join(unreadable)}")
+        lines += [f"  left out: {one.place}, {one.detail}" for one in data.rejected[spec.name]]
         for clip in members[:ROWS]:
             reference = clip.text
             if clip.task == "transcribe":
@@ -232,9 +246,11 @@ def show_data(recipe: Recipe, data: Data) -> str:
 def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = True) -> Report:
     """Transcribe what is missing, measure, score, and write everything into `recipe.output`; returns the report.
 
-    Written: `hypotheses/*.jsonl`, `costs.json`, `gates.json`, `scores.jsonl` (clips), `results.jsonl` (tables),
-    `figures/*.png` and `report.md`. All but the hypotheses, costs and gates are made anew from these each time.
+    Written: `rejections.jsonl` (rows that describe no clip), `hypotheses/*.jsonl`, `costs.json`, `gates.json`,
+    `scores.jsonl` (clips), `results.jsonl` (tables), `figures/*.png` and `report.md`. All but the hypotheses, costs and
+    gates are made anew from these each time.
     """
+    from ..data.screening import REJECTIONS_FILE, ScreeningReport
     from ..evaluation.report.analysis import analyse, score_all
     from ..evaluation.report.document import Report
     from ..evaluation.report.figures import draw_figures
@@ -244,7 +260,8 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
 
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
-    clips, repeated, sizes = data
+    clips, repeated, sizes, rejected = data
+    ScreeningReport(rejections=[one for rows in rejected.values() for one in rows]).save(output / REJECTIONS_FILE)
     answers: dict[str, dict[str, Hypothesis]] = {}
     for spec in recipe.systems:
         store = HypothesisStore(store_path(output / "hypotheses", spec, recipe.generation))
@@ -255,7 +272,7 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
     scores = score_all(recipe, clips, answers)
     analysis = analyse(recipe, clips, answers, scores)
     trends = find_trends(recipe, analysis.rates, {cost.model: cost.parameters for cost in costs})
-    report = Report(recipe, clips, answers, scores, analysis, trends, costs, gates, repeated, sizes)
+    report = Report(recipe, clips, answers, scores, analysis, trends, costs, gates, repeated, sizes, rejected)
     report.command = command
     report.versions = ", ".join(f"{name} {found}" for name in _LIBRARIES if (found := _version(name)))
     report.figures = draw_figures(output / "figures", analysis, gates)

@@ -10,13 +10,14 @@ from transformers import WhisperTokenizer
 from ..data.audio import JoinedAudio
 from ..data.clips import Clip
 from ..data.labels import LabelBuilder
+from ..data.rejections import Rejection
 
 ROWS = 5
 
 
-def preview(clips: Iterable[Clip], tokenizer: WhisperTokenizer, labels: LabelBuilder) -> str:
+def preview(clips: Iterable[Clip | Rejection], tokenizer: WhisperTokenizer, labels: LabelBuilder) -> str:
     """The first rows as the model will see them: clip, length, expert, and every token of the labels as text."""
-    rows = list(islice(clips, ROWS))
+    rows = list(islice((clip for clip in clips if isinstance(clip, Clip)), ROWS))
     lines = [f"The first {len(rows)} rows, as the model sees them:" if rows else "No row is left to train on."]
     for clip in rows:
         ids = clip.labels or labels(clip.text, language=clip.language)

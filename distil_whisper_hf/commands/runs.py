@@ -21,6 +21,7 @@ from ..data.clips import Clip
 from ..data.corpus import Corpus, read_corpus
 from ..data.joining import join_clips
 from ..data.labels import LabelBuilder
+from ..data.screening import REJECTIONS_FILE, TooManyRejected
 from ..evaluation.systems.hypotheses import GenerationSettings
 from ..evaluation.systems.opening import System
 from ..training.arguments import SpeechTrainingArguments
@@ -126,11 +127,18 @@ def prepare(
     if run.join_seconds > window:
         raise ValueError(f"--join_seconds must be at most the model's window of {window} s, got {run.join_seconds:g}.")
     labels = LabelBuilder(processor.tokenizer, leading_space=data.leading_space)
-    corpus = read_corpus(data, labels, processor.feature_extractor, test_limit=run.test_limit)
+    try:
+        corpus = read_corpus(data, labels, processor.feature_extractor, test_limit=run.test_limit)
+    except TooManyRejected as error:
+        if training.process_index == 0:
+            error.report.save(Path(training.output_dir) / REJECTIONS_FILE)
+        raise
     if training.process_index == 0:
-        print(corpus.report.summary())
-        print(corpus.splits.report())
         corpus.save(Path(training.output_dir))
+        print(corpus.report.summary())
+        if corpus.report.rejections:
+            print(f"what was left out: {Path(training.output_dir) / REJECTIONS_FILE}")
+        print(corpus.splits.report())
     return processor, labels, corpus
 
 

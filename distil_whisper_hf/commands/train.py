@@ -18,7 +18,7 @@ from ..data.clips import Clip
 from ..data.corpus import Corpus, stream_clips
 from ..data.labels import LabelBuilder
 from ..data.sampling import choose_clips
-from ..data.screening import Screen
+from ..data.screening import REJECTIONS_FILE, Screen
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..evaluation.systems.gates import open_shares, record_decisions
 from ..evaluation.systems.opening import System
@@ -165,7 +165,7 @@ def _trainer(
             stream_clips(data),
             Screen(labels, max_seconds=float(processor.feature_extractor.chunk_length)),
             RowMaker(processor.feature_extractor, teacher_extractor=extractor),
-            rejections_file=Path(training.output_dir) / "rejections.jsonl",
+            rejections_file=Path(training.output_dir) / REJECTIONS_FILE,
         )
     else:
         clips = corpus.splits.train

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .columns import Columns
+from .common_voice import SPLITS
 from .places import local_or_hub
-from .sources import SPLITS, Source
+from .sources import Source
 
 
 @dataclass
@@ -17,8 +18,8 @@ class DataArguments:
     data: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Sources, each of them a folder with metadata.csv or .jsonl, a folder of Common Voice, a manifest "
-            "(.csv, .tsv, .jsonl), or the name of a data set on the Hub."
+            "help": "Sources, each of them a folder with metadata.csv, .tsv or .jsonl, a folder of Common Voice, a "
+            "manifest (.csv, .tsv, .jsonl, .json), or the name of a data set on the Hub."
         },
     )
     language: list[str] = field(
@@ -34,7 +35,7 @@ class DataArguments:
     )
     test_language: list[str] = field(default_factory=list, metadata={"help": "Their languages, likewise."})
     where: list[str] = field(
-        default_factory=list, metadata={"help": "Rows to use, as column=value; those that lack the column are used."}
+        default_factory=list, metadata={"help": "Rows to use, as column=value; of a source without the column, all."}
     )
     split_by: str = field(
         default="text",
@@ -58,6 +59,10 @@ class DataArguments:
         default_factory=lambda: ["train", "validation", "test"],
         metadata={"help": "Names of train, dev and test of data sets on the Hub."},
     )
+    max_rejected: float = field(
+        default=0.5,
+        metadata={"help": "Largest share of a source's rows that may be left out; a run with more does not begin."},
+    )
     streaming: bool = field(
         default=False,
         metadata={
@@ -79,6 +84,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         where_values(self.where)
+        check_share(self.max_rejected)
         if not 1 <= len(self.dataset_splits) <= len(SPLITS):
             raise ValueError(f"Expected one to three names in --dataset_splits, got {len(self.dataset_splits)}.")
 
@@ -121,7 +127,16 @@ def where_values(pairs: Sequence[str]) -> dict[str, str]:
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise ValueError(f"Expected COLUMN=VALUE in --where, got {wrong[0]!r}.")
-    return dict(pair.split("=", 1) for pair in pairs)
+    values = dict(pair.split("=", 1) for pair in pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"Expected one value for each column in --where, got {' '.join(pairs)}.")
+    return values
+
+
+def check_share(max_rejected: float) -> None:
+    """ValueError for a share that is not from 0 to 1."""
+    if not 0 <= max_rejected <= 1:
+        raise ValueError(f"Expected a share from 0 to 1 in --max_rejected, got {max_rejected:g}.")
 
 
 def one_for_each(values: Sequence[str], sources: Sequence[str], what: str) -> list[str | None]:

@@ -20,7 +20,7 @@ class Clip:
 
     Attributes:
         id: name of the clip in reports, the same on every machine.
-        audio: path, encoded bytes, or a row of a table.
+        audio: path, encoded bytes, a row of a table, or a segment of one of these.
         text: transcript; for `task="translate"` its English translation.
         language: Whisper's code, such as "ca"; for a language without one, the code of the language it is prompted as.
         speaker: identity of the speaker; empty if unknown.
@@ -32,6 +32,9 @@ class Clip:
         seconds: length, filled in by screening.
         digest: of the encoded audio, filled in by screening; changed audio under an old id is another clip.
         labels: the transcript as token ids with prompt and end, as `LabelBuilder` makes them, filled in by screening.
+        split: the part that its table counts it to, as written there; empty if it does not say.
+        table: name of the table that it is from; empty if it is from none.
+        row: its row there, from 1 below the header.
         dataset: name of the data set that it is scored in, as in the report.
         domain: "in" or "out" of the domain that was trained on; empty where that is no question.
         task: what a model is asked for.
@@ -50,6 +53,9 @@ class Clip:
     seconds: float | None = None
     digest: str | None = None
     labels: tuple[int, ...] | None = None
+    split: str = ""
+    table: str = ""
+    row: int | None = None
     dataset: str = ""
     domain: str = ""
     task: Task = "transcribe"

@@ -13,11 +13,13 @@ from transformers import WhisperFeatureExtractor
 from .arguments import DataArguments
 from .atomic_files import write_json
 from .clips import Clip, unique_ids
+from .common_voice import SPLITS
 from .hub_datasets import ClipStream
 from .labels import LabelBuilder
+from .rejections import Rejection
 from .sampling import choose_clips, training_subset
-from .screening import Screen, ScreeningReport, screen_clips
-from .sources import SPLITS, Source, has_split, only_known_columns, read_source, stream_source
+from .screening import REJECTIONS_FILE, Screen, ScreeningReport, TooManyRejected, screen_clips
+from .sources import Source, read_parts, read_source, stream_source, with_known_columns
 from .splits import SplitBy, Splits, join_splits, split_clips
 
 # Clips that a stream holds to draw from.
@@ -46,7 +48,7 @@ class Corpus:
         ids = {name: [clip.id for clip in getattr(self.splits, name)] for name in SPLITS}
         sets = {name: [clip.id for clip in clips] for name, clips in self.test_sets.items()}
         write_json(folder / "splits.json", {**ids, "test_sets": sets, "dropped": list(self.splits.dropped)})
-        self.report.save(folder / "rejections.jsonl")
+        self.report.save(folder / REJECTIONS_FILE)
 
 
 def read_corpus(
@@ -65,8 +67,9 @@ def read_corpus(
         test_limit: most clips of each test set (see `sampling.choose_clips`).
 
     Raises:
-        ValueError: no source, a list of languages that fits neither the sources nor all of them, or what a source's
-            own reader refuses.
+        ValueError: no source, a list of languages that fits neither the sources nor all of them, a language without a
+            token, a column of `where` that no source has, or what a source's own reader refuses.
+        TooManyRejected: a source of which nothing or too little is left.
     """
     if not arguments.data:
         raise ValueError("Expected at least one source of speech, got none. Name it: --data FOLDER --language ca.")
@@ -75,19 +78,25 @@ def read_corpus(
     parts: list[Splits] = []
     test_sets: dict[str, list[Clip]] = {}
     # What is streamed is not divided here.
-    for source in [] if arguments.streaming else arguments.sources():
+    sources = [] if arguments.streaming else arguments.sources()
+    known = with_known_columns([*sources, *arguments.test_sources()])
+    for source in known:
+        if source.language is not None:
+            labels.prompt(source.language)
+    for source in known[: len(sources)]:
         splits = _splits(source, arguments, screen, report)
         parts.append(splits)
         test_sets[_name(source, test_sets)] = choose_clips(splits.test, test_limit)
     out_of_domain = []
     # Clips of any test set are taken out of training: all of a set, however few of it are scored.
     tested = [clip for part in parts for clip in part.test]
-    for source in arguments.test_sources():
+    for source in known[len(sources) :]:
         part = "test" if source.kind_found == "hub" else None
+        rejected: list[Rejection] = []
         # Named and chosen before they are screened, so that every program takes the same clips of a set.
-        clips, _ = unique_ids(read_source(only_known_columns(source), split=part))
+        clips, _ = unique_ids(read_source(source, split=part, reject=rejected.append))
         chosen = {clip.id for clip in choose_clips(clips, test_limit)}
-        clips = _screened(clips, screen, report)
+        clips = _screened(source, {"test": clips}, rejected, screen, report, arguments.max_rejected)["test"]
         tested += clips
         out_of_domain.append(_name(source, test_sets))
         test_sets[out_of_domain[-1]] = [clip for clip in clips if clip.id in chosen]
@@ -128,18 +137,21 @@ class ClipTurns:
 
 def _splits(source: Source, arguments: DataArguments, screen: Screen, report: ScreeningReport) -> Splits:
     """Train, dev and test of one source."""
-    source = only_known_columns(source)
-    if arguments.split_by != "given":
+    rejected: list[Rejection] = []
+    given = arguments.split_by == "given"
+    found = (
+        read_parts(source, reject=rejected.append) if given else {"all": read_source(source, reject=rejected.append)}
+    )
+    sets = _screened(source, found, rejected, screen, report, arguments.max_rejected)
+    if not given:
         splits = split_clips(
-            _screened(read_source(source), screen, report),
+            sets["all"],
             by=cast(SplitBy, arguments.split_by),
             dev=arguments.dev_share,
             test=arguments.test_share,
             seed=arguments.split_seed,
         )
     else:
-        found = {name: read_source(source, split=name) if has_split(source, name) else [] for name in SPLITS}
-        sets = {name: _screened(clips, screen, report) for name, clips in found.items()}
         if not sets["dev"] and arguments.dev_share > 0:
             divided = split_clips(
                 sets["train"], by="text", dev=arguments.dev_share, test=0.0, seed=arguments.split_seed
@@ -151,12 +163,27 @@ def _splits(source: Source, arguments: DataArguments, screen: Screen, report: Sc
     return replace(splits, train=training_subset(splits.train, arguments.subset))
 
 
-def _screened(clips: list[Clip], screen: Screen, report: ScreeningReport) -> list[Clip]:
-    # A progress bar for what takes longest before the first step: every file is opened once.
-    kept, found = screen_clips(tqdm(clips, desc="Reading clips", unit="clip", leave=False), screen)
-    report.kept += found.kept
-    report.seconds += found.seconds
-    report.rejections += found.rejections
+def _screened(
+    source: Source,
+    parts: dict[str, list[Clip]],
+    rejected: list[Rejection],
+    screen: Screen,
+    report: ScreeningReport,
+    max_rejected: float,
+) -> dict[str, list[Clip]]:
+    """The parts of a source without what cannot be used, which is added to the report."""
+    if not rejected and not any(parts.values()):
+        chosen = " and ".join(f"{column}={value}" for column, value in source.where.items())
+        raise ValueError(f"Expected rows in {source.path}, found none{f' with {chosen}' if chosen else ''}.")
+    found, kept = ScreeningReport(rejections=rejected), {}
+    for name, clips in parts.items():
+        # A progress bar for what takes longest before the first step: every file is opened once.
+        kept[name], screened = screen_clips(tqdm(clips, desc="Reading clips", unit="clip", leave=False), screen)
+        found += screened
+    report += found
+    fault = found.fault(source.path, max_rejected)
+    if fault is not None:
+        raise TooManyRejected(fault, report)
     return kept
 
 

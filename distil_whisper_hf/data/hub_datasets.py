@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .audio import StoredAudio
 from .clips import Clip
 from .columns import Columns, RowReader, row_reader
+from .rejections import BadRow, Reject, Rejection, refuse
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -55,8 +56,9 @@ def read_dataset(
     expert: str | None = None,
     columns: Columns | None = None,
     where: Mapping[str, str] | None = None,
+    reject: Reject = refuse,
 ) -> list[Clip]:
-    """The rows of a data set as clips whose audio is fetched from it when it is needed.
+    """The rows of a data set as clips whose audio is fetched from it when it is needed, each of them whole.
 
     Args:
         dataset: one split.
@@ -65,6 +67,7 @@ def read_dataset(
         expert: of all rows, likewise.
         columns: names of the columns that do not have a usual name; the one audio column is found by its type.
         where: column to value; rows that differ are left out. Classes are compared by name, not by number.
+        reject: is told of every row that describes no clip; by default the first ends the reading with a ValueError.
 
     Raises:
         ValueError: columns that are missing or ambiguous.
@@ -75,8 +78,13 @@ def read_dataset(
     clips = []
     for number, row in enumerate(dataset.remove_columns([audio])):
         named = _with_class_names(row, dataset.features)
-        if reader.wants(named):
-            clips.append(reader.clip(named, clip_id=f"{name}:{number}", audio=StoredAudio(table, number, audio)))
+        if not reader.wants(named):
+            continue
+        stored, clip_id = StoredAudio(table, number, audio), f"{name}:{number}"
+        try:
+            clips.append(reader.clip(named, clip_id=clip_id, audio=stored, number=number + 1))
+        except BadRow as error:
+            reject(Rejection(clip_id, error.reason, str(error), name, number + 1))
     return clips
 
 
@@ -84,23 +92,26 @@ def read_dataset(
 class ClipStream:
     """Clips of a data set that is read while it is iterated over; made by `stream_dataset`.
 
-    In the workers of a DataLoader each worker yields its own part of the data set's shards. Ids are `name:path`, and
-    `name:` alone where the data set keeps no path.
+    A row that describes no clip comes as its rejection. In the workers of a DataLoader each worker yields its own part
+    of the data set's shards. Ids are `name:path`, and `name:` alone where the data set keeps no path.
     """
 
     dataset: IterableDataset
     reader: RowReader
     name: str
 
-    def __iter__(self) -> Iterator[Clip]:
+    def __iter__(self) -> Iterator[Clip | Rejection]:
         for row in self.dataset:
             named = _with_class_names(row, self.dataset.features)
             if self.reader.wants(named):
                 # A row without audio goes on as an empty file, which screening counts as unreadable.
                 value = row[self.reader.columns.audio] or {}
                 path = value.get("path") or ""
-                audio = value.get("bytes") or path or b""
-                yield self.reader.clip(named, clip_id=f"{self.name}:{path}", audio=audio)
+                audio, clip_id = value.get("bytes") or path or b"", f"{self.name}:{path}"
+                try:
+                    yield self.reader.clip(named, clip_id=clip_id, audio=audio)
+                except BadRow as error:
+                    yield Rejection(clip_id, error.reason, str(error), self.name)
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle anew, if the data set is one that shuffles."""

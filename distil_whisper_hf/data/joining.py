@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from .audio import JoinedAudio, StoredAudio
+from .audio import AudioSegment, JoinedAudio, StoredAudio
 from .clips import Clip
 from .labels import LabelBuilder
 
@@ -92,7 +92,7 @@ def _joined(parts: list[_Screened], labels: LabelBuilder) -> Clip:
     if len(parts) == 1:
         return parts[0]
     # Those of a corpus: not joined yet, and not in memory.
-    sources = [cast(str | bytes | StoredAudio, part.audio) for part in parts]
+    sources = [cast(str | bytes | StoredAudio | AudioSegment, part.audio) for part in parts]
     text = " ".join(part.text for part in parts)
     return replace(
         parts[0],
@@ -102,6 +102,7 @@ def _joined(parts: list[_Screened], labels: LabelBuilder) -> Clip:
         labels=tuple(labels(text, language=parts[0].language)),
         seconds=sum(part.seconds for part in parts) + GAP_SECONDS * (len(parts) - 1),
         digest=hashlib.blake2b(" ".join(part.digest for part in parts).encode(), digest_size=16).hexdigest(),
+        row=None,
         up_votes=None,
         down_votes=None,
     )

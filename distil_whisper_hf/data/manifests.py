@@ -1,21 +1,28 @@
-"""Speech on a local disk as clips: CSV, TSV and JSONL manifests, audio folders, Common Voice dumps.
+"""Speech on a local disk as clips: manifests and audio folders. Dumps of Common Voice: `common_voice`.
 
-Tables are read as strings, and no audio is opened: see `screening` for what is wrong with which clip.
+No audio is opened: see `screening` for what is wrong with which clip.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .audio import AudioSegment, segment_name
 from .clips import Clip
-from .columns import Columns, row_reader
+from .columns import Columns, RowReader, row_reader
+from .rejections import BadRow, Reject, Rejection, refuse
+from .tables import TABLE_SUFFIXES, Row, read_table
 
-METADATA_FILES = ("metadata.csv", "metadata.jsonl")
-MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
+# Where a dump of Common Voice keeps its audio, beside its tables.
+CLIP_FOLDERS = ("clips", "audios")
+# Of files that a table may name without; the older dumps of Common Voice do.
+_AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav", ".m4a", ".webm")
+# How pandas writes whole numbers in a column with gaps.
+_WHOLE_FLOAT = re.compile(r"[0-9]+\.0")
 
 
 def read_manifest(
@@ -26,41 +33,45 @@ def read_manifest(
     columns: Columns | None = None,
     where: Mapping[str, str] | None = None,
     audio_root: str | Path | None = None,
+    reject: Reject = refuse,
 ) -> list[Clip]:
-    """Read a table with one clip in each row.
-
-    `.csv` has the usual quoting. `.tsv` has none, as in Common Voice: a quote is a part of the text. `.jsonl` is one
-    object in each line.
+    """Read a table with one clip in each row (see `tables.read_table` for its forms).
 
     Args:
-        path: the table, UTF-8, with a header.
+        path: the table.
         language: of all rows, whatever the table says; None reads the language column.
         expert: of all rows, likewise.
         columns: names of the columns that do not have a usual name.
-        where: column to value, e.g. `{"split": "train"}`; rows that differ are left out.
-        audio_root: folder that the audio paths start from; None is the folder of the table.
+        where: column to value, e.g. `{"split": "train"}`; rows that differ are left out (see `columns.plain_value`).
+        audio_root: folder that the audio paths start from; None is the folder of the table, and the folders `clips` and
+            `audios` in it.
+        reject: is told of every row that describes no clip; by default the first ends the reading with a ValueError.
 
     Returns:
         Clips in the order of the table, none for a table without rows; the id of each is its audio path as written
-        there.
+        there, with the stretch behind it for a segment of a file: "talk.flac@1.250-3.000".
 
     Raises:
-        ValueError: another kind of file, columns that are missing or ambiguous, or a row of another width.
+        ValueError: a table that cannot be read, or columns that are missing or ambiguous.
     """
     path = Path(path)
-    rows = list(_rows(path))
-    if not rows:
+    table = read_table(path)
+    if not table.rows:
         return []
-    header = dict.fromkeys(name for row in rows for name in row)
-    reader = row_reader(header, columns=columns, language=language, expert=expert, where=where, table=path.name)
-    root = path.parent if audio_root is None else Path(audio_root)
+    reader = row_reader(table.header, columns=columns, language=language, expert=expert, where=where, table=table.name)
+    _mend_votes(table.rows, (reader.columns.up_votes, reader.columns.down_votes))
+    roots = [path.parent, *(path.parent / name for name in CLIP_FOLDERS)] if audio_root is None else [Path(audio_root)]
+    roots = [roots[0], *(root for root in roots[1:] if root.is_dir())]
     clips = []
-    for number, row in enumerate(rows, start=1):
-        if reader.wants(row):
-            name = row.get(reader.audio_column)
-            if not name:
-                raise ValueError(f"Row {number} of {path.name} names no audio file. Fill in or remove it.")
-            clips.append(reader.clip(row, clip_id=name, audio=str(root / name)))
+    for number, row in enumerate(table.rows, start=1):
+        try:
+            clip = _clip(row, reader, roots, number)
+        except BadRow as error:
+            named = row.get(reader.audio_column) if isinstance(row, dict) else None
+            name = named if isinstance(named, str) and named.isprintable() else ""
+            reject(Rejection(name, error.reason, str(error), table.name, number))
+        else:
+            clips += [] if clip is None else [clip]
     return clips
 
 
@@ -71,92 +82,62 @@ def read_folder(
     expert: str | None = None,
     columns: Columns | None = None,
     where: Mapping[str, str] | None = None,
+    reject: Reject = refuse,
 ) -> list[Clip]:
-    """Read an audio folder: audio files, at any depth, beside a `metadata.csv` or `metadata.jsonl`.
+    """Read an audio folder: audio files, at any depth, beside a table `metadata.csv`, `.tsv` or `.jsonl`.
 
     Args are those of `read_manifest`.
 
     Raises:
-        ValueError: no metadata file, or both.
+        ValueError: no metadata file, or several.
     """
-    present = [name for name in METADATA_FILES if (Path(folder) / name).is_file()]
+    table = metadata_file(folder)
+    return read_manifest(table, language=language, expert=expert, columns=columns, where=where, reject=reject)
+
+
+def metadata_file(folder: str | Path) -> Path:
+    """The one table of an audio folder; ValueError if there is none, or several."""
+    present = metadata_files(folder)
     if len(present) != 1:
+        names = " and ".join(path.name for path in present)
         raise ValueError(
-            f"Expected one of {' or '.join(METADATA_FILES)} in {folder}, got {' and '.join(present) or 'none'}. A "
-            "folder for each split (train, test) is read one at a time."
+            f"Expected one of metadata.csv, .tsv or .jsonl, or Common Voice's train.tsv, in {folder}, got "
+            f"{names or 'none'}. A folder for each split (train, test) is read one at a time."
         )
-    table = Path(folder) / present[0]
-    return read_manifest(table, language=language, expert=expert, columns=columns, where=where)
+    return present[0]
 
 
-def read_common_voice(
-    folder: str | Path,
-    *,
-    split: str,
-    language: str | None = None,
-    expert: str | None = None,
-    where: Mapping[str, str] | None = None,
-) -> list[Clip]:
-    """Read one table of a Common Voice dump.
-
-    Args:
-        folder: the folder of one locale, with `train.tsv`, `dev.tsv`, `test.tsv` and `clips`.
-        split: name of the table without `.tsv`, such as "train".
-        language: None reads the locale; name another language for one that Whisper has no token for.
-        expert: name of the expert to train, where the language token does not say it.
-        where: column to value; rows that differ are left out.
-
-    Raises:
-        ValueError: no such table.
-    """
-    table = Path(folder) / f"{split}.tsv"
-    if not table.is_file():
-        present = sorted(path.stem for path in Path(folder).glob("*.tsv"))
-        raise ValueError(f"{folder} has no {split}.tsv; it has {', '.join(present) or 'no table at all'}.")
-    columns = Columns(audio="path", text="sentence")
-    clips = Path(folder) / "clips"
-    return read_manifest(table, language=language, expert=expert, columns=columns, where=where, audio_root=clips)
+def metadata_files(folder: str | Path) -> list[Path]:
+    """The tables called `metadata` in a folder, in any form that `tables.read_table` reads."""
+    paths = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    return [path for path in paths if path.stem.lower() == "metadata" and path.suffix.lower() in TABLE_SUFFIXES]
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    readers = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _jsonl_rows}
-    if path.suffix.lower() not in MANIFEST_SUFFIXES:
-        raise ValueError(f"Expected a manifest that ends in {', '.join(MANIFEST_SUFFIXES)}, got {path.name}.")
-    return readers[path.suffix.lower()](path)
+def _clip(row: Row, reader: RowReader, roots: Sequence[Path], number: int) -> Clip | None:
+    """The clip of a row; None for one that is not wanted."""
+    if isinstance(row, str):
+        raise BadRow(row)
+    if not reader.wants(row):
+        return None
+    name, stretch = reader.audio_name(row), reader.segment(row)
+    path = _audio_path(roots, name)
+    if stretch is None:
+        return reader.clip(row, clip_id=name, audio=path, number=number)
+    return reader.clip(row, clip_id=segment_name(name, *stretch), audio=AudioSegment(path, *stretch), number=number)
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file)
-        header = next(lines, [])
-        for fields in lines:
-            if fields:
-                yield _row(header, fields, f"line {lines.line_num} of {path.name}")
+def _audio_path(roots: Sequence[Path], name: str) -> str:
+    """The file that a table means, which may be written without its extension; as written where there is none."""
+    written = [str(root / name) for root in roots]
+    longer = (path + suffix for path in written for suffix in _AUDIO_SUFFIXES)
+    return next((path for path in (*written, *longer) if os.path.isfile(path)), written[0])
 
 
-def _tsv_rows(path: Path) -> Iterator[dict[str, str]]:
-    # Split by hand: the csv module takes a lone carriage return inside a text for the end of the line.
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        header = next(file, "").rstrip("\r\n").split("\t")
-        for number, line in enumerate(file, start=2):
-            if line.strip("\r\n"):
-                yield _row(header, line.rstrip("\r\n").split("\t"), f"line {number} of {path.name}")
-
-
-def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"Line {number} of {path.name} is not JSON: {error}") from error
-                if not isinstance(row, dict):
-                    raise ValueError(f"Line {number} of {path.name}: expected an object, got {type(row).__name__}.")
-                yield row
-
-
-def _row(header: list[str], fields: list[str], where: str) -> dict[str, str]:
-    if len(fields) != len(header):
-        raise ValueError(f"Expected {len(header)} fields in {where}, got {len(fields)}: mend or remove the line.")
-    return dict(zip(header, fields, strict=True))
+def _mend_votes(rows: Iterable[Row], columns: Iterable[str | None]) -> None:
+    """Write votes as whole numbers where all of their column are "2.0"; one among whole numbers is a row to look at."""
+    complete: list[dict[str, Any]] = [row for row in rows if isinstance(row, dict)]
+    for column in filter(None, columns):
+        voted = [row for row in complete if row.get(column)]
+        if all(_WHOLE_FLOAT.fullmatch(str(row[column])) for row in voted):
+            for row in voted:
+                row[column] = int(float(row[column]))

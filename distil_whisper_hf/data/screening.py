@@ -5,38 +5,21 @@ Everything is decided from text and file headers, about a millisecond a clip, be
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
 
-from .audio import AudioError, audio_digest, audio_seconds, read_audio
+from .atomic_files import write_json_lines
+from .audio import AudioError, SegmentError, audio_digest, audio_seconds, read_audio
 from .clips import Clip
 from .labels import LabelBuilder
+from .rejections import REASONS, Reason, Rejection
 from .text import clean_text
 
-Reason = Literal["empty_text", "too_many_tokens", "unreadable", "empty_audio", "too_long"]
-REASONS: tuple[Reason, ...] = get_args(Reason)
-
+REJECTIONS_FILE = "rejections.jsonl"
 # Any rate serves to find out whether a clip decodes.
 _CHECK_RATE = 16000
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A clip that is left out.
-
-    Attributes:
-        id: of the clip.
-        reason: one of `REASONS`.
-        detail: the number or the error behind it.
-    """
-
-    id: str
-    reason: Reason
-    detail: str
 
 
 @dataclass
@@ -46,7 +29,7 @@ class ScreeningReport:
     Attributes:
         kept: number of clips.
         seconds: their length together, in s.
-        rejections: one for each clip left out, in the order of the source.
+        rejections: one for each row and clip left out, in the order of the source: first what describes no clip.
     """
 
     kept: int = 0
@@ -60,14 +43,46 @@ class ScreeningReport:
 
     def summary(self) -> str:
         """One line, such as "812 clips (1.31 h); left out 5: 3 unreadable, 2 too_long"."""
-        parts = ", ".join(f"{number} {reason}" for reason, number in self.counts().items())
-        left_out = f"; left out {len(self.rejections)}: {parts}" if self.rejections else "; left out none"
+        left_out = f"; left out {len(self.rejections)}: {self._parts()}" if self.rejections else "; left out none"
         return f"{self.kept} clips ({self.seconds / 3600:.2f} h){left_out}"
 
-    def save(self, path: str | Path) -> None:
-        """Write one JSON object (id, reason, detail) for each clip left out."""
-        lines = [json.dumps(asdict(rejection), ensure_ascii=False) + "\n" for rejection in self.rejections]
-        Path(path).write_text("".join(lines), encoding="utf-8")
+    def _parts(self) -> str:
+        return ", ".join(f"{number} {reason}" for reason, number in self.counts().items())
+
+    def __iadd__(self, other: ScreeningReport) -> ScreeningReport:
+        self.kept += other.kept
+        self.seconds += other.seconds
+        self.rejections += other.rejections
+        return self
+
+    def fault(self, source: str, max_rejected: float) -> str | None:
+        """Why a source is not to be used: nothing of it is left, or a larger share than this is left out.
+
+        Its first sentence says how many rows for which reason, with an example of the most frequent one.
+        """
+        rows = self.kept + len(self.rejections)
+        if not self.rejections or (self.kept and len(self.rejections) <= max_rejected * rows):
+            return None
+        counts = self.counts()
+        first = next(one for one in self.rejections if one.reason == max(counts, key=lambda reason: counts[reason]))
+        return (
+            f"Of {rows} rows of {source} {len(self.rejections)} were left out: {self._parts()} ({first.place}: "
+            f"{first.detail.rstrip('.')}). {REJECTIONS_FILE} lists them: mend them, or allow a larger share than "
+            f"{max_rejected:g} with --max_rejected."
+        )
+
+    def save(self, path: Path) -> None:
+        """Write one JSON object (id, reason, detail, table, row) for each clip left out, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_lines(path, map(asdict, self.rejections))
+
+
+class TooManyRejected(ValueError):
+    """A source of which too little is left; `report` has all that was left out so far."""
+
+    def __init__(self, message: str, report: ScreeningReport) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 @dataclass(frozen=True)
@@ -90,11 +105,11 @@ class Screen:
     decode: bool = False
 
     def __call__(self, clip: Clip) -> Clip | Rejection:
-        """The clip with cleaned text, its labels, length and digest, or why it is left out.
-
-        Raises:
-            ValueError: a language that the tokenizer has no token for.
-        """
+        """The clip with cleaned text, its labels, length and digest, or why it is left out."""
+        try:
+            self.labels.prompt(clip.language)
+        except ValueError as error:
+            return Rejection(clip.id, "unknown_language", str(error))
         text = clean_text(clip.text)
         if not text:
             return Rejection(clip.id, "empty_text", repr(clip.text))
@@ -107,12 +122,19 @@ class Screen:
                 seconds = len(read_audio(clip.audio, sampling_rate=_CHECK_RATE)) / _CHECK_RATE
             digest = audio_digest(clip.audio)
         except AudioError as error:
-            return Rejection(clip.id, "unreadable", str(error))
+            return Rejection(clip.id, audio_reason(error), str(error))
         if seconds < self.min_seconds:
             return Rejection(clip.id, "empty_audio", f"{seconds:.3f} s")
         if seconds > self.max_seconds:
             return Rejection(clip.id, "too_long", f"{seconds:.2f} s, {self.max_seconds:g} s fit")
         return replace(clip, text=text, seconds=seconds, digest=digest, labels=tuple(labels))
+
+
+def audio_reason(error: AudioError) -> Reason:
+    """The reason to leave out a clip whose audio cannot be had."""
+    if error.missing:
+        return "missing"
+    return "bad_segment" if isinstance(error, SegmentError) else "unreadable"
 
 
 def screen_clips(
@@ -132,7 +154,7 @@ def screen_clips(
             break
         outcome = screen(clip)
         if isinstance(outcome, Rejection):
-            report.rejections.append(outcome)
+            report.rejections.append(replace(outcome, table=clip.table, row=clip.row))
         else:
             kept.append(outcome)
             report.kept += 1

@@ -10,24 +10,32 @@ from typing import NamedTuple
 from ..data.audio import AudioError, audio_digest, audio_seconds
 from ..data.clips import Clip, unique_ids
 from ..data.columns import Columns
+from ..data.rejections import Rejection
 from ..data.sampling import choose_clips
+from ..data.screening import ScreeningReport, TooManyRejected, audio_reason
 from ..data.sources import Source, read_source
 from .recipes import DatasetSpec
 
 
 class EvaluatedClips(NamedTuple):
-    """Clips to evaluate, full ids that occur more than once with how often, and the set's size before any limit."""
+    """Clips to evaluate, full ids that occur more than once with how often, the set's size before any limit, and the
+    rows that describe no clip."""
 
     clips: list[Clip]
     repeated: dict[str, int]
     size: int
+    rejected: list[Rejection]
 
 
-def read_evaluated_clips(spec: DatasetSpec) -> EvaluatedClips:
-    """The clips of one data set.
+def read_evaluated_clips(spec: DatasetSpec, *, max_rejected: float) -> EvaluatedClips:
+    """The clips of one data set, those whose audio cannot be had among them.
+
+    Args:
+        max_rejected: largest share of the rows that may describe no clip, and of the clips that may have no audio.
 
     Raises:
         ValueError: a path that is none of the kinds, or a table that cannot be read (see the readers).
+        TooManyRejected: a larger share, or all.
     """
     if not spec.kind and not Path(spec.path).exists():
         raise ValueError(
@@ -47,16 +55,24 @@ def read_evaluated_clips(spec: DatasetSpec) -> EvaluatedClips:
     )
     split = spec.split if source.kind_found in ("common_voice", "hub") else None
     belonging = {"dataset": spec.name, "domain": spec.domain, "task": spec.task}
-    clips, repeated = unique_ids([replace(clip, **belonging) for clip in read_source(source, split=split)])
-    chosen = choose_clips(clips, spec.limit)
-    return EvaluatedClips(list(_with_headers(chosen)), repeated, len(clips))
+    rejected: list[Rejection] = []
+    read = read_source(source, split=split, reject=rejected.append)
+    clips, repeated = unique_ids([replace(clip, **belonging) for clip in read])
+    silent: list[Rejection] = []
+    chosen = list(_with_headers(choose_clips(clips, spec.limit), silent))
+    for left, left_out in ((len(clips), rejected), (len(chosen) - len(silent), silent)):
+        fault = ScreeningReport(kept=left, rejections=left_out).fault(spec.path, max_rejected)
+        if fault is not None:
+            raise TooManyRejected(fault, ScreeningReport(rejections=[*rejected, *silent]))
+    return EvaluatedClips(chosen, repeated, len(clips), rejected)
 
 
-def _with_headers(clips: Sequence[Clip]) -> Iterator[Clip]:
-    """With digest and length, as far as the clips can be read."""
+def _with_headers(clips: Sequence[Clip], silent: list[Rejection]) -> Iterator[Clip]:
+    """With digest and length, as far as the clips can be read; the others are added to `silent`."""
     for clip in clips:
         try:
             yield replace(clip, digest=audio_digest(clip.audio), seconds=audio_seconds(clip.audio))
-        except AudioError:
+        except AudioError as error:
             # Reading it will say what is wrong; until then it has no length.
+            silent.append(Rejection(clip.id, audio_reason(error), str(error), clip.table, clip.row))
             yield replace(clip, digest="unreadable")

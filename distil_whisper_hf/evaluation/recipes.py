@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..data.arguments import check_share
 from ..data.clips import Task
 from ..data.sources import SourceKind
 from .scores.normalization import NormalizerName
@@ -25,14 +26,15 @@ class DatasetSpec:
     """Where utterances come from.
 
     Attributes:
-        path: folder with metadata.csv or .jsonl, manifest, folder of a Common Voice locale, or Hub data set.
+        path: folder with metadata.csv, .tsv or .jsonl, manifest, folder of a Common Voice locale, or Hub data set.
         name: in the report; the last part of the path by default.
         kind: "" finds it out from the path; a Hub data set has to be named as such.
         language: of all rows; None reads the column.
         domain: "in" or "out" of the domain that the systems were trained on; "" where that is no question.
         task: "translate" compares with English references by BLEU; `columns` then says where these are.
         where: column to value; rows that differ are left out.
-        columns: field (audio, text, language, speaker, gender, age, expert) to column, where it has no usual name.
+        columns: field (audio, text, language, speaker, gender, age, expert, start, end, duration) to column, where it
+            has no usual name.
         limit: at most so many clips (see `data.sampling.choose_clips`); None takes all.
         split, config, revision: for Common Voice (the table) and Hub data sets.
         expert: the expert to take for all rows, where the language does not say it.
@@ -82,6 +84,7 @@ class Recipe:
         cost_clips: clips that time and memory are measured on.
         cost_repeats: interleaved repetitions of the timing; the median is reported.
         gate_clips: clips of each language with an expert that gates are recorded on.
+        max_rejected: largest share of a data set's rows that may describe no clip, and of its clips without audio.
         device: torch's name of it.
     """
 
@@ -99,6 +102,7 @@ class Recipe:
     cost_clips: int = 8
     cost_repeats: int = 3
     gate_clips: int = 16
+    max_rejected: float = 0.5
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -111,6 +115,7 @@ class Recipe:
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise ValueError(f"expected one name for each {what}, got {', '.join(repeated)} twice: set a label")
+        check_share(self.max_rejected)
         # Refuses numbers that no interval could be made of.
         Resampling(resamples=self.resamples, level=self.level)
         for name in ("cost_clips", "cost_repeats", "gate_clips"):

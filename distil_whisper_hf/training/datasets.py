@@ -25,7 +25,8 @@ from transformers import WhisperFeatureExtractor
 
 from ..data.audio import AudioError, read_audio
 from ..data.clips import Clip
-from ..data.screening import REASONS, Reason, Rejection, Screen
+from ..data.rejections import REASONS, Reason, Rejection
+from ..data.screening import Screen, audio_reason
 from .features import FeatureCache, encoder_frames, fill_window, log_mel, needs_own_features
 
 logger = logging.getLogger(__name__)
@@ -136,14 +137,19 @@ class StreamingSpeechDataset(IterableDataset):
 
     Args:
         clips: can be iterated over once for each epoch; in several workers it must yield each its own part, as
-            `stream_dataset` does.
+            `stream_dataset` does. A row that describes no clip comes as its rejection.
         screen: decides which clips are used.
         make_row: reads and transforms a clip.
         rejections_file: a line of JSON (id, reason, detail) is appended to it for each clip left out, by any worker.
     """
 
     def __init__(
-        self, clips: Iterable[Clip], screen: Screen, make_row: RowMaker, *, rejections_file: str | Path | None = None
+        self,
+        clips: Iterable[Clip | Rejection],
+        screen: Screen,
+        make_row: RowMaker,
+        *,
+        rejections_file: str | Path | None = None,
     ) -> None:
         self.clips = clips
         self.screen = screen
@@ -153,13 +159,13 @@ class StreamingSpeechDataset(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for clip in self.clips:
-            outcome = self.screen(clip)
+            outcome = clip if isinstance(clip, Rejection) else self.screen(clip)
             if isinstance(outcome, Clip):
                 try:
                     yield self.make_row(outcome)
                     continue
                 except AudioError as error:
-                    outcome = Rejection(clip.id, "unreadable", str(error))
+                    outcome = Rejection(clip.id, audio_reason(error), str(error))
             self._reject(outcome)
 
     def counts(self) -> dict[Reason, int]:

@@ -324,11 +324,14 @@ class TestSources:
         assert read[0].splits.train == read[1].splits.train
         assert not {row[0] for row in rows} & {clip.id for clip in read[0].splits.train}
 
-    def test_common_voice_without_its_tables_is_refused(self, catalan, tmp_path, labels):
-        """Silent: no clips at all, or a `StopIteration`, where only validated.tsv was unpacked."""
+    def test_common_voice_without_clips_is_refused(self, tmp_path, labels):
+        """Silent: no clips at all, where a table is empty, or only what listeners rejected was unpacked."""
         (tmp_path / "clips").mkdir()
+        (tmp_path / "invalidated.tsv").write_text("client_id\tpath\tsentence\tlocale\ns\t1.mp3\tno\tca\n")
+        with pytest.raises(ValueError, match=r"Expected train\.tsv, .* found invalidated\.tsv: call one so"):
+            self.read(labels, tmp_path)
         (tmp_path / "validated.tsv").write_text("client_id\tpath\tsentence\n")
-        with pytest.raises(ValueError, match=r"Expected train\.tsv, dev\.tsv or test\.tsv .* found validated\.tsv"):
+        with pytest.raises(ValueError, match=r"Expected rows in .*, found none"):
             self.read(labels, tmp_path)
 
     def test_flags_that_name_nothing_are_refused(self):

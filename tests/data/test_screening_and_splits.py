@@ -9,7 +9,8 @@ from speech_files import encoded, tone, write
 
 from distil_whisper_hf.data.clips import Clip
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.data.screening import Rejection, Screen, screen_clips
+from distil_whisper_hf.data.rejections import Rejection
+from distil_whisper_hf.data.screening import Screen, screen_clips
 from distil_whisper_hf.data.splits import Splits, join_splits, split_clips
 
 
@@ -44,7 +45,7 @@ def test_every_trouble_is_counted_under_its_reason(folder_of_troubles, tokenizer
     kept, report = screen_clips(folder_of_troubles, screen)
     assert [clip.id for clip in kept] == ["good", "also good", "just fits", "broken off", "448 tokens"]
     assert {rejection.id: rejection.reason for rejection in report.rejections} == {
-        "missing": "unreadable",
+        "missing": "missing",
         "web page": "unreadable",
         "no samples": "empty_audio",
         "blink": "empty_audio",
@@ -55,7 +56,8 @@ def test_every_trouble_is_counted_under_its_reason(folder_of_troubles, tokenizer
     assert report.counts() == {
         "empty_text": 1,
         "too_many_tokens": 1,
-        "unreadable": 2,
+        "missing": 1,
+        "unreadable": 1,
         "empty_audio": 2,
         "too_long": 1,
     }
@@ -72,7 +74,7 @@ def test_decoding_finds_what_headers_hide(folder_of_troubles, tokenizer) -> None
     labels = LabelBuilder(tokenizer, leading_space="never")
     kept, report = screen_clips(folder_of_troubles, Screen(labels, decode=True))
     assert [clip.id for clip in kept] == ["good", "also good", "just fits", "448 tokens"]
-    assert report.counts()["unreadable"] == 3
+    assert report.counts()["unreadable"] == 2
 
 
 def test_screened_clips_are_cleaned_measured_and_known_by_content(tmp_path, tokenizer) -> None:
@@ -90,7 +92,8 @@ def test_the_report_can_be_read_and_kept(folder_of_troubles, tokenizer, tmp_path
     """Prevents a count without the names of the clips that have to be mended."""
     _, report = screen_clips(folder_of_troubles, Screen(LabelBuilder(tokenizer, leading_space="never")))
     assert report.summary() == (
-        "5 clips (0.01 h); left out 7: 1 empty_text, 1 too_many_tokens, 2 unreadable, 2 empty_audio, 1 too_long"
+        "5 clips (0.01 h); left out 7: 1 empty_text, 1 too_many_tokens, 1 missing, 1 unreadable, 2 empty_audio, "
+        "1 too_long"
     )
     report.save(tmp_path / "left_out.jsonl")
     lines = (tmp_path / "left_out.jsonl").read_text().splitlines()
@@ -107,11 +110,17 @@ def test_a_limit_counts_usable_clips(folder_of_troubles, tokenizer) -> None:
     assert len(report.rejections) == 4
 
 
-def test_an_unknown_language_stops_at_once(tmp_path, tokenizer) -> None:
-    """Prevents a typing error in the language from being counted as clips that are left out: all of them."""
+def test_a_language_without_a_token_is_a_reason(tmp_path, tokenizer) -> None:
+    """Prevents one row of a locale that Whisper does not know from ending the run of all others."""
     path = write(tmp_path / "clip.wav")
-    with pytest.raises(ValueError, match=r"did you mean Catalan \(ca\)"):
-        Screen(LabelBuilder(tokenizer))(Clip("one", str(path), "text", "catala"))
+    kept, report = screen_clips(
+        [Clip("one", str(path), "text", "catala", table="all.tsv", row=7), Clip("two", str(path), "text", "ca")],
+        Screen(LabelBuilder(tokenizer)),
+    )
+    assert [clip.id for clip in kept] == ["two"]
+    (rejection,) = report.rejections
+    assert (rejection.reason, rejection.place) == ("unknown_language", "row 7 of all.tsv")
+    assert "did you mean Catalan (ca)" in rejection.detail
 
 
 def screened(number: int, *, text: str | None = None, speaker: str | None = None, digest: str | None = None) -> Clip:

@@ -132,6 +132,10 @@ def render_problems(report: Report) -> str:
     for dataset in dict.fromkeys(name.partition(":")[0] for name in empty):
         ids = [name for name in empty if name.startswith(f"{dataset}:")]
         rows.append((dataset, "empty reference", len(ids), "all", _ids(ids, {})))
+    for dataset, rejected in report.rejected.items():
+        for reason in dict.fromkeys(one.reason for one in rejected):
+            faults = {f"{dataset}:{one.place}": one.detail for one in rejected if one.reason == reason}
+            rows.append((dataset, reason, len(faults), "all", _ids(list(faults), faults)))
     for name, times in report.repeated.items():
         dataset, _, rest = name.partition(":")
         rows.append((dataset, "duplicate id", times, "all", f"{rest}: kept as {rest}, {rest}#2 …"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...data.clips import Clip
+from ...data.rejections import Rejection
 from ..recipes import Recipe
 from ..scores.metrics import UtteranceScore
 from ..systems.costs import Cost
@@ -28,6 +29,7 @@ class Report:
     gates: list[GateUse] = field(default_factory=list)
     repeated: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, list[Rejection]] = field(default_factory=dict)
     figures: dict[str, Path] = field(default_factory=dict)
     command: str = ""
     versions: str = ""
