@@ -345,6 +345,23 @@ def test_every_input_has_its_own_language_and_expert(
     assert sorted(served(pipe)) == sorted(zip(range(5), LANGUAGES, EXPERTS, strict=True))
 
 
+def test_a_row_with_a_start_is_its_segment(pipe: DistilWhisperASRPipeline, tmp_path: Path) -> None:
+    """Prevents the whole file, or its beginning, in place of the stretch that a row of a table means."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.concatenate([tone(index) for index in range(4)]), RATE)
+    rows = [{"audio": str(path), "offset": 3.0, "duration": 1.5}, {"audio": str(path), "start": 1.5, "end": 3.0}]
+    rows += [{"path": str(path), "start_time": "4.5"}, {"audio": str(path), "duration": 6.0}]
+    result = pipe(rows)
+    assert [index for index, _, _ in served(pipe)] == [2, 1, 3, 0]
+    assert result[0]["offset"] == [3.0]
+    with pytest.raises(ValueError, match=r"lasts 6\.00 s, got 5 to 7 s"):
+        pipe({"audio": str(path), "offset": 5, "duration": 2})
+    with pytest.raises(ValueError, match="'0:05', expected seconds"):
+        pipe({"audio": str(path), "offset": "0:05"})
+    with pytest.raises(ValueError, match="Expected a file for a segment, got the address"):
+        pipe({"audio": "https://localhost/long.wav", "offset": 5})
+
+
 def test_all_chunks_of_a_clip_keep_its_choices(pipe: DistilWhisperASRPipeline) -> None:
     """Silent failure: from its second chunk on, a clip is transcribed in the language of the next one."""
     clips = [tone(0, 12.0), tone(1), tone(2, 9.0)]

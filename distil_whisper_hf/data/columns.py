@@ -219,7 +219,10 @@ def _find(field: str, name: str | None, header: list[str], where: str) -> str | 
         return name
     present = [column for column in header if column.lower() in _USUAL_NAMES[field]]
     if len(present) > 1:
-        raise ValueError(f"{where} has {len(present)} columns for {field}: {', '.join(present)}. Name the one to use.")
+        raise ValueError(
+            f"{where} has {len(present)} columns for {field}: {', '.join(present)}. Name the one to use, or rename "
+            "the others."
+        )
     return present[0] if present else None
 
 

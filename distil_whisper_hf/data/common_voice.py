@@ -9,7 +9,7 @@ from pathlib import Path
 from ..languages import language_tag
 from .clips import Clip
 from .columns import Columns
-from .manifests import CLIP_FOLDERS, read_manifest
+from .manifests import CLIP_FOLDERS, metadata_files, read_manifest
 from .rejections import Reject, refuse
 from .tables import read_table
 
@@ -51,10 +51,11 @@ def read_common_voice(
 
 
 def is_dump(folder: Path) -> bool:
-    """Whether a folder is that of a locale: it has tables of Common Voice's names, or tables beside its audio."""
+    """Whether a folder is that of a locale: it has tables of Common Voice's names, or others beside its clips."""
     if any((folder / f"{name}.tsv").is_file() for name in SPLITS):
         return True
-    return any((folder / name).is_dir() for name in CLIP_FOLDERS) and any(folder.glob("*.tsv"))
+    has_clips = any((folder / name).is_dir() for name in CLIP_FOLDERS)
+    return has_clips and any(folder.glob("*.tsv")) and not metadata_files(folder)
 
 
 def locales(folder: Path) -> list[Path]:

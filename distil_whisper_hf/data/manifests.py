@@ -56,7 +56,9 @@ def read_manifest(
     """
     path = Path(path)
     table = read_table(path)
-    if not table.rows:
+    if not any(isinstance(row, dict) for row in table.rows):
+        for number, fault in enumerate(table.rows, start=1):
+            reject(Rejection("", "bad_row", str(fault), table.name, number))
         return []
     reader = row_reader(table.header, columns=columns, language=language, expert=expert, where=where, table=table.name)
     _mend_votes(table.rows, (reader.columns.up_votes, reader.columns.down_votes))

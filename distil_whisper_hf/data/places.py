@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 # Of files that these programs read: no repository is taken for one.
-FILE_SUFFIXES = (".json", ".csv", ".tsv", ".jsonl", ".safetensors", ".bin")
+FILE_SUFFIXES = (".json", ".csv", ".tsv", ".jsonl", ".ndjson", ".safetensors", ".bin")
 
 
 def local_or_hub(name: str, what: str) -> str:

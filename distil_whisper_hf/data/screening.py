@@ -65,10 +65,10 @@ class ScreeningReport:
             return None
         counts = self.counts()
         first = next(one for one in self.rejections if one.reason == max(counts, key=lambda reason: counts[reason]))
+        allow = f", or allow a larger share than {max_rejected:g} with --max_rejected" if self.kept else ""
         return (
             f"Of {rows} rows of {source} {len(self.rejections)} were left out: {self._parts()} ({first.place}: "
-            f"{first.detail.rstrip('.')}). {REJECTIONS_FILE} lists them: mend them, or allow a larger share than "
-            f"{max_rejected:g} with --max_rejected."
+            f"{first.detail.rstrip('.')}). {REJECTIONS_FILE} lists them: mend them{allow}."
         )
 
     def save(self, path: Path) -> None:

@@ -64,9 +64,8 @@ def read_table(path: str | Path) -> Table:
     text = _read_text(path)
     if path.suffix.lower() in _JSON_SUFFIXES:
         rows = _json_rows(text, path.name)
-        return Table(
-            path.name, list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)), rows
-        )
+        names = dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+        return Table(path.name, list(names), rows)
     # Spreadsheets on old Macs end lines so; anywhere else a carriage return is a part of the text.
     lines = text.split("\n" if "\n" in text else "\r")
     lines = [line.removesuffix("\r") for line in lines]
@@ -86,16 +85,20 @@ def read_table(path: str | Path) -> Table:
 def _read_text(path: Path) -> str:
     content = path.read_bytes()
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    first_zero = content.partition(b"\n")[0].find(b"\0")
+    if encoding == "utf-8" and first_zero >= 0:
+        guess = "utf-16le" if first_zero % 2 else "utf-16be"
+        raise _other_encoding(path.name, 1, "zero bytes; UTF-16 without its mark, perhaps", guess)
     try:
-        text = content.decode(encoding)
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].decode(encoding, "ignore").count("\n") + 1
-        raise _other_encoding(
-            path.name, line, f"byte 0x{content[error.start]:02x}; cp1252, perhaps", "cp1252"
+        if encoding == "utf-8":
+            found = f"byte 0x{content[error.start]:02x}; cp1252, perhaps"
+            raise _other_encoding(path.name, line, found, "cp1252") from error
+        raise ValueError(
+            f"Expected {path.name} to be {encoding}, as its mark says, got what is not in line {line}: fetch it again."
         ) from error
-    if "\0" in text.partition("\n")[0]:
-        raise _other_encoding(path.name, 1, "zero bytes; UTF-16 without its mark, perhaps", "utf-16le")
-    return text
 
 
 def _other_encoding(name: str, line: int, found: str, guess: str) -> ValueError:
@@ -108,12 +111,11 @@ def _other_encoding(name: str, line: int, found: str, guess: str) -> ValueError:
 def _json_rows(text: str, name: str) -> list[Row]:
     if text.lstrip().startswith("["):
         try:
-            values = json.loads(text)
+            return [_json_row(value) for value in json.loads(text)]
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"Expected {name} to be a JSON list or a JSON object a line, got neither: {error}."
+                f"Expected {name} to be JSON, a list or an object a line, got neither: {error}."
             ) from error
-        return [_json_row(value) for value in values]
     # Not by splitlines(), which also takes signs for ends of lines that JSON leaves in a text.
     lines = enumerate(text.split("\n"), start=1)
     return [_json_line(line, number) for number, line in lines if line.strip()]
@@ -178,6 +180,8 @@ def _fields(record: str, delimiter: str) -> tuple[list[str], bool]:
 
     A record of several lines that it cannot be has no fields.
     """
+    if '"' not in record:
+        return record.split(delimiter), False
     fields: list[str] = []
     start, is_open = 0, False
     while True:

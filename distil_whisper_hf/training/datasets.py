@@ -140,7 +140,7 @@ class StreamingSpeechDataset(IterableDataset):
             `stream_dataset` does. A row that describes no clip comes as its rejection.
         screen: decides which clips are used.
         make_row: reads and transforms a clip.
-        rejections_file: a line of JSON (id, reason, detail) is appended to it for each clip left out, by any worker.
+        rejections_file: a line of JSON (see `Rejection`) is appended to it for each clip left out, by any worker.
     """
 
     def __init__(

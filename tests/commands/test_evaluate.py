@@ -100,6 +100,32 @@ def test_every_bad_clip_has_a_named_outcome(run):
     assert "eight.wav" not in problems
 
 
+def test_segments_and_bad_rows_of_one_table(model, tmp_path, capsys):
+    """Prevents one hypothesis for all segments of a file, and a row of the table that nobody hears of again."""
+    soundfile.write(tmp_path / "long.flac", np.concatenate([voice(index) for index in range(6)]), RATE)
+    rows = [
+        {"audio_filepath": "long.flac", "offset": 0.4 * n, "duration": 0.4, "text": f"bon dia {n}"} for n in range(6)
+    ]
+    rows += [{"audio_filepath": "", "text": "res"}, {"audio_filepath": "long.flac", "offset": 9, "text": "fora"}]
+    (tmp_path / "m.json").write_text(json.dumps(rows))
+    output = tmp_path / "out"
+    words = ["--model", str(model), "--data", str(tmp_path / "m.json"), "--language", "ca", "--output_dir", str(output),
+             "--max_new_tokens", "3", "--resamples", "200", "--no_cost", "--quiet"]  # fmt: skip
+    assert main(words) == 0
+    (path,) = (output / "hypotheses").iterdir()
+    made = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len({one["id"] for one in made}) == len({one["digest"] for one in made}) == len(made) == 7
+    assert sorted(one["audio_seconds"] for one in made) == [0.0] + [0.4] * 6
+    assert main(words) == 0
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 7
+    problems = section((output / "report.md").read_text(encoding="utf-8"), "What was wrong with the data")
+    assert "row 7 of m.json (audio_filepath names no audio file" in problems and "lasts 2.40 s" in problems
+    (rejected,) = [json.loads(line) for line in (output / "rejections.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (rejected["row"], rejected["reason"]) == (7, "bad_row")
+    assert main([*words, "--max_rejected", "0.1"]) == 2
+    assert "8 rows of" in (said := capsys.readouterr().err) and "1 were left out: 1 bad_row (row 7 of m.json" in said
+
+
 def test_nothing_else_is_lost(run):
     """Prevents good clips from being dropped together with bad ones."""
     output, _ = run

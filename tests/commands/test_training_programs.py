@@ -265,6 +265,19 @@ def test_windows_cannot_be_overfilled(base, catalan, tmp_path, refused):
     assert "join_seconds must be at most the model's window of 2 s" in refused(words)
 
 
+@pytest.mark.parametrize("program", ["train", "baseline"])
+def test_what_was_left_out_is_there_when_a_run_does_not_begin(base, tmp_path, refused, program):
+    """Silent: a sentence about splits or an empty data set, where no file of the table is where it says."""
+    (tmp_path / "lost.csv").write_text("file_name,text\n" + "".join(f"nowhere/{n}.wav,text {n}\n" for n in range(5)))
+    method = ["--distillation", "none"] if program == "train" else ["--method", "full"]
+    words = [program, "--model", str(base), *method, "--data", str(tmp_path / "lost.csv"), "--language", "ca",
+             "--output_dir", str(tmp_path / "out"), *TINY]  # fmt: skip
+    assert "5 were left out: 5 missing (row 1 of lost.csv: There is no file" in refused(words)
+    written = [json.loads(line) for line in (tmp_path / "out" / "rejections.jsonl").read_text().splitlines()]
+    assert [(one["row"], one["reason"]) for one in written] == [(n, "missing") for n in range(1, 6)]
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 class TestSources:
     """What `--data` may be."""
 
