@@ -1,19 +1,21 @@
-"""Audio of any form as one waveform: files and bytes decoded by soundfile (or the ffmpeg program), resampled by soxr.
+"""Audio of any form as one waveform: files decoded by `audio_files`, arrays as they are, resampled by soxr.
 
-No torchaudio, no torchcodec, and no ffmpeg program for wav, flac, ogg, opus and mp3. The one decoder of the package:
-the pipeline opens its inputs here, training and evaluation their clips.
+No torchaudio, no torchcodec, and no ffmpeg program for wav, flac, ogg, opus and mp3.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from transformers.pipelines.audio_utils import ffmpeg_read
+
+# Under one name, whatever that version of transformers fetches with.
+from transformers.pipelines.automatic_speech_recognition import httpx
+
+from .audio_files import check_stretch, decode_file
 
 
 def load_audio(
@@ -22,9 +24,9 @@ def load_audio(
     """Open audio of any form, mix its channels to their mean, resample it to `sampling_rate` Hz.
 
     Args:
-        audio: path or bytes of a file; floats of numpy or torch, `(samples,)` or `(channels, samples)`, at
-            `sampling_rate`; a dict of these under "raw" or "array" and their own "sampling_rate"; a dict of a file
-            under "bytes" or "path"; torchcodec's AudioDecoder.
+        audio: path, address (http, https) or bytes of a file; floats of numpy or torch, `(samples,)` or `(channels,
+            samples)`, at `sampling_rate`; a dict of these under "raw" or "array" and their own "sampling_rate"; a dict
+            of a file under "bytes" or "path"; torchcodec's AudioDecoder.
         start, duration: the stretch to take, in s; None is from the beginning, and up to the end.
 
     Returns:
@@ -32,10 +34,11 @@ def load_audio(
 
     Raises:
         FileNotFoundError: no such file.
+        httpx.HTTPError: an address that cannot be fetched.
         ImportError: soundfile or soxr is needed and not installed.
         TypeError: none of these forms.
-        ValueError: audio that is empty, cannot be decoded or is not finite; another shape or number format; a stretch
-            that is not in it.
+        ValueError: audio that is empty, cannot be decoded, was cut short or is not finite; another shape or number
+            format; a stretch that is not in it.
     """
     source_rate: float = sampling_rate
     # Only who has imported torchcodec can have made one of its decoders; it is not imported for this check.
@@ -56,21 +59,16 @@ def load_audio(
             )
     name = os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else type(audio).__name__
     if isinstance(audio, (str, os.PathLike)):
-        with open(audio, "rb") as file:
-            audio = file.read()
-    if isinstance(audio, bytes):
-        decoded = decode_file(audio, sampling_rate, name)
-        waveform, source_rate = decoded.waveform, decoded.sampling_rate
+        audio = _fetched(name) if name.startswith(("http://", "https://")) else name
+    if isinstance(audio, (str, bytes)):
+        waveform, source_rate = decode_file(audio, sampling_rate, name, start=start, duration=duration)
     else:
         waveform = mono_waveform(audio)
-    if start is not None or duration is not None:
-        first, whole = round((start or 0.0) * source_rate), len(waveform) / source_rate
-        end = whole if duration is None else (start or 0.0) + duration
-        if first >= len(waveform) or end > whole + 0.1:
-            raise ValueError(
-                f"Expected a stretch of {name}, which lasts {whole:.2f} s, got {start or 0.0:g} to {end:g} s."
-            )
-        waveform = waveform[first : round(end * source_rate)]
+        if start is not None or duration is not None:
+            first = start or 0.0
+            check_stretch(name, first, duration, len(waveform) / source_rate)
+            end = None if duration is None else round((first + duration) * source_rate)
+            waveform = waveform[round(first * source_rate) : end]
     waveform = resample(waveform, source_rate, sampling_rate, name)
     if waveform.size == 0 or not np.isfinite(waveform).all():
         fault = "no samples" if waveform.size == 0 else "samples that are not finite"
@@ -106,38 +104,5 @@ def resample(waveform: np.ndarray, source_rate: float, sampling_rate: int, name:
     return soxr.resample(waveform, source_rate, sampling_rate)
 
 
-class Decoded(NamedTuple):
-    """A decoded file: mono `(samples,)`, float32; its rate in Hz; how many samples its header announced."""
-
-    waveform: np.ndarray
-    sampling_rate: int
-    announced: int
-
-
-def decode_file(content: bytes, sampling_rate: int, name: str) -> Decoded:
-    """Decode a file with soundfile, or, if it does not know the format (such as m4a), with the ffmpeg program, which
-    resamples to `sampling_rate` as well.
-
-    Raises:
-        ImportError: soundfile is not installed.
-        ValueError: neither can decode it.
-    """
-    # Imported here, and in a `try`, so that remote code opens where it is not installed.
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ImportError(f"Expected soundfile, to decode {name}. Run `pip install soundfile`.") from error
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            waveform = file.read(dtype="float32", always_2d=True).mean(axis=1)
-            return Decoded(waveform, file.samplerate, file.frames)
-    except soundfile.SoundFileError as unknown:
-        try:
-            waveform = ffmpeg_read(content, sampling_rate)
-            return Decoded(waveform, sampling_rate, len(waveform))
-        except ValueError as error:
-            raise ValueError(
-                f"Expected an audio file, got {name} ({len(content)} bytes), which cannot be decoded. soundfile: "
-                f"{unknown} ffmpeg: {error} Check that the file is whole; wav, flac, ogg and mp3 always work, other "
-                "formats such as m4a need the ffmpeg program."
-            ) from error
+def _fetched(address: str) -> bytes:
+    return httpx.get(address, follow_redirects=True).raise_for_status().content

@@ -1,8 +1,8 @@
 """Speech recognition pipeline for DistilWhisper models.
 
 It does what transformers' pipeline does for Whisper, and treats every input as a row of its own: with its language and
-expert, and a result independent of its batch (only word times, Whisper's own, shift by a frame or two of 20 ms). Audio
-files are decoded by soundfile and resampled by soxr: no ffmpeg program, no torchaudio for wav, flac, ogg and mp3.
+expert, and a result independent of its batch (only word times, Whisper's own, shift by a frame or two of 20 ms). Files
+and what lies behind addresses are decoded as in training (see `audio_files`).
 """
 
 from __future__ import annotations
@@ -133,17 +133,12 @@ class DistilWhisperASRPipeline(AutomaticSpeechRecognitionPipeline):
                 raise ValueError(f"Expected the {choice} of an input to be a name or None, got {name!r}.")
 
         start, duration = row_segment(extra) or (None, None)
-        # What lies behind an address is fetched and decoded by the stock pipeline.
-        if isinstance(audio, str) and audio.startswith(("http://", "https://")):
-            if start is not None:
-                raise ValueError(f"Expected a file for a segment, got the address {audio}: fetch it before.")
-        else:
-            stride = audio.get("stride") if isinstance(audio, dict) else None
-            rate = self.feature_extractor.sampling_rate
-            audio, source_rate = load_audio(audio, rate, start=start, duration=duration)
-            if stride is not None:
-                stride = tuple(round(samples * rate / source_rate) for samples in stride)
-                audio = {"raw": audio, "sampling_rate": rate, "stride": stride}
+        stride = audio.get("stride") if isinstance(audio, dict) else None
+        rate = self.feature_extractor.sampling_rate
+        audio, source_rate = load_audio(audio, rate, start=start, duration=duration)
+        if stride is not None:
+            stride = tuple(round(samples * rate / source_rate) for samples in stride)
+            audio = {"raw": audio, "sampling_rate": rate, "stride": stride}
         for item in super().preprocess(audio, chunk_length_s, stride_length_s):
             features, attention_mask = item["input_features"], item["attention_mask"]
             window = Window(features, attention_mask, item.get("stride"), **chosen, extra=extra)

@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 from transformers import AutomaticSpeechRecognitionPipeline, GenerationMixin, PreTrainedModel
 from transformers.models.whisper import generation_whisper, modeling_whisper
+from transformers.pipelines import automatic_speech_recognition
 
 OLDEST, BELOW = (5, 17), (6, 0)
 # (major, minor) of what is installed.
@@ -50,6 +51,7 @@ NAMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
         AutomaticSpeechRecognitionPipeline,
         ("_sanitize_parameters", "get_iterator", "preprocess", "_forward", "postprocess"),
     ),
+    (automatic_speech_recognition, ("httpx",)),
 )
 
 

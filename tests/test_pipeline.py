@@ -358,8 +358,25 @@ def test_a_row_with_a_start_is_its_segment(pipe: DistilWhisperASRPipeline, tmp_p
         pipe({"audio": str(path), "offset": 5, "duration": 2})
     with pytest.raises(ValueError, match="'0:05', expected seconds"):
         pipe({"audio": str(path), "offset": "0:05"})
-    with pytest.raises(ValueError, match="Expected a file for a segment, got the address"):
-        pipe({"audio": "https://localhost/long.wav", "offset": 5})
+
+
+def test_what_lies_behind_an_address_is_a_file_like_any(pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent failure: a segment of an address is all of it. Failure: a page that says "not found" is decoded."""
+    asked = []
+
+    def get(address: str, **options: Any) -> Any:
+        asked.append((address, options))
+        request = audio_input.httpx.Request("GET", address)
+        found = not address.endswith("gone.wav")
+        content = audio_file(np.concatenate([tone(1), tone(2)]), RATE, "FLAC") if found else b"not found"
+        return audio_input.httpx.Response(200 if found else 404, request=request, content=content)
+
+    monkeypatch.setattr(audio_input.httpx, "get", get)
+    pipe([{"audio": "https://example.org/a.flac", "offset": 1.5}, {"path": "http://example.org/a.flac", "offset": 0.1}])
+    assert [index for index, _, _ in served(pipe)] == [2, 1]
+    assert asked[0] == ("https://example.org/a.flac", {"follow_redirects": True})
+    with pytest.raises(audio_input.httpx.HTTPStatusError, match=r"404.*gone\.wav"):
+        pipe("https://example.org/gone.wav")
 
 
 def test_all_chunks_of_a_clip_keep_its_choices(pipe: DistilWhisperASRPipeline) -> None:
@@ -446,18 +463,10 @@ def test_waveforms_are_resampled_and_mixed(as_tensor: bool) -> None:
     assert np.abs(waveform[100:-100] - 0.5).max() < 1e-3
 
 
-def test_other_formats_go_on_to_ffmpeg(pipe: DistilWhisperASRPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Failure: m4a worked with Whisper and does not here."""
-    asked = []
-    monkeypatch.setattr(audio_input, "ffmpeg_read", lambda content, rate: asked.append((content, rate)) or tone(2))
-    assert pipe(b"another format") == pipe(tone(2))
-    assert asked == [(b"another format", RATE)]
-
-
 def test_what_cannot_be_decoded_is_named(pipe: DistilWhisperASRPipeline, tmp_path: Path) -> None:
     """Failure: one bad file of thousands, and the message does not say which nor what to do."""
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    with pytest.raises(ValueError, match=r"got .*broken\.wav \(4 bytes\).*need the ffmpeg program"):
+    with pytest.raises(ValueError, match=r"Expected an audio file, got .*broken\.wav"):
         pipe(str(tmp_path / "broken.wav"))
     with pytest.raises(FileNotFoundError, match=r"absent\.wav"):
         pipe(str(tmp_path / "absent.wav"))

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import soundfile
 
-from ..audio_input import Decoded, decode_file, resample
-
-# Below this share of the length that its header announces, a clip was cut short and no longer says its transcript.
-# (mp3 lengths are estimates; every other format fails or gives its exact length.)
-_COMPLETE = 0.9
-# By so many s a segment may reach beyond its recording: tables round, and below that there is no word.
-_ROUNDING = 0.1
+from ..audio_files import StretchError, check_stretch, decode_file, file_seconds, file_state
+from ..audio_input import resample
 
 
 class AudioError(ValueError):
@@ -118,10 +109,10 @@ AudioSource: TypeAlias = str | bytes | StoredAudio | AudioSegment | JoinedAudio 
 
 
 def audio_seconds(source: AudioSource) -> float:
-    """Length in s according to the header; nothing is decoded (about 0.1 ms a clip).
+    """Length in s: by the header (about 0.1 ms a clip), or by decoding what only ffmpeg knows.
 
     Raises:
-        AudioError: no such file, or not a format that libsndfile knows.
+        AudioError: no such file, one that was cut short, or that neither soundfile nor ffmpeg can decode.
         SegmentError: a segment that is not in its recording.
     """
     if isinstance(source, AudioSegment):
@@ -131,10 +122,9 @@ def audio_seconds(source: AudioSource) -> float:
     if isinstance(source, Waveform):
         return len(source.samples) / source.sampling_rate
     try:
-        info = soundfile.info(_openable(source))
-    except (soundfile.SoundFileError, OSError) as error:
+        return file_seconds(_file(source), _name(source))
+    except (OSError, ValueError) as error:
         raise _unreadable(source, error) from error
-    return info.frames / info.samplerate
 
 
 def audio_digest(source: AudioSource) -> str:
@@ -154,15 +144,16 @@ def audio_digest(source: AudioSource) -> str:
         source = f"{whole} {source.start:.3f} {end:.3f}".encode()
     if isinstance(source, str):
         try:
-            state = os.stat(source)
-            return _file_digest(source, state.st_size, state.st_mtime_ns)
-        except OSError as error:
+            return _file_digest(source, file_state(source))
+        except (OSError, ValueError) as error:
             raise _unreadable(source, error) from error
     if isinstance(source, JoinedAudio):
         source = " ".join([str(source.gap_seconds), *map(audio_digest, source.parts)]).encode()
     if isinstance(source, Waveform):
         return hashlib.blake2b(source.samples.tobytes(), digest_size=16).hexdigest()
-    return hashlib.blake2b(_content(source), digest_size=16).hexdigest()
+    if isinstance(source, StoredAudio):
+        return audio_digest(source.fetch())
+    return hashlib.blake2b(source, digest_size=16).hexdigest()
 
 
 def read_audio(source: AudioSource, *, sampling_rate: int) -> np.ndarray:
@@ -176,8 +167,7 @@ def read_audio(source: AudioSource, *, sampling_rate: int) -> np.ndarray:
         float32 `(samples,)`, nominally in [-1, 1].
 
     Raises:
-        AudioError: the clip cannot be opened or decoded, is more than a tenth shorter than its header says (a download
-            that broke off), or holds values that are not finite.
+        AudioError: the clip cannot be opened or decoded, was cut short, or holds values that are not finite.
         SegmentError: a segment that is not in its recording.
     """
     if isinstance(source, JoinedAudio):
@@ -186,20 +176,14 @@ def read_audio(source: AudioSource, *, sampling_rate: int) -> np.ndarray:
         return np.concatenate([piece for part in parts for piece in (gap, part)][1:])
     if isinstance(source, Waveform):
         return resample(source.samples, source.sampling_rate, sampling_rate, str(source))
+    segment = source if isinstance(source, AudioSegment) else AudioSegment(source, 0.0)
+    recording = segment.recording
     try:
-        if isinstance(source, AudioSegment):
-            samples, rate, announced = _decode_segment(source, audio_seconds(source))
-        else:
-            samples, rate, announced = decode_file(_content(source), sampling_rate, _name(source))
-    except AudioError:
-        raise
-    except (ValueError, soundfile.SoundFileError) as error:
-        raise _unreadable(source, error) from error
-    if len(samples) < _COMPLETE * announced:
-        raise AudioError(
-            f"Cannot read {_name(source)}: its header announces {announced / rate:.2f} s, only "
-            f"{len(samples) / rate:.2f} s are there. Fetch it again or leave it out."
+        samples, rate = decode_file(
+            _file(recording), sampling_rate, _name(recording), start=segment.start, duration=segment.duration
         )
+    except (OSError, ValueError) as error:
+        raise _unreadable(recording, error) from error
     if not np.isfinite(samples).all():
         raise AudioError(f"Cannot use {_name(source)}: it holds samples that are not finite.")
     return resample(samples, rate, sampling_rate, _name(source))
@@ -208,42 +192,23 @@ def read_audio(source: AudioSource, *, sampling_rate: int) -> np.ndarray:
 def _end(segment: AudioSegment) -> float:
     """Where a segment ends in its recording, in s, as far as its recording goes."""
     whole = audio_seconds(segment.recording)
-    end = whole if segment.duration is None else segment.start + segment.duration
-    if segment.start >= whole or end > whole + _ROUNDING:
-        stretch = f"from {segment.start:g} s on" if segment.duration is None else f"{segment.start:g} to {end:g} s"
-        raise SegmentError(f"The segment {stretch} is not in {_name(segment.recording)}, which lasts {whole:.2f} s.")
-    return min(end, whole)
-
-
-def _decode_segment(segment: AudioSegment, seconds: float) -> Decoded:
-    with soundfile.SoundFile(_openable(segment.recording)) as file:
-        file.seek(round(segment.start * file.samplerate))
-        wanted = round(seconds * file.samplerate)
-        waveform = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
-        return Decoded(waveform, file.samplerate, wanted)
+    try:
+        check_stretch(_name(segment.recording), segment.start, segment.duration, whole)
+    except StretchError as error:
+        raise SegmentError(str(error)) from error
+    return whole if segment.duration is None else min(segment.start + segment.duration, whole)
 
 
 @lru_cache(maxsize=1024)
-def _file_digest(path: str, size: int, changed: int) -> str:
-    """Digest of a file of that size and time of change, in ns; read once for all of its segments."""
+def _file_digest(path: str, state: tuple[int, int]) -> str:
+    """Digest of a file in a `file_state`; read once for all of its segments."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _content(source: str | bytes | StoredAudio) -> bytes:
-    """The encoded bytes of a clip."""
-    found = source.fetch() if isinstance(source, StoredAudio) else source
-    if isinstance(found, bytes):
-        return found
-    try:
-        return Path(found).read_bytes()
-    except OSError as error:
-        raise _unreadable(source, error) from error
-
-
-def _openable(source: str | bytes | StoredAudio) -> str | io.BytesIO:
-    source = source.fetch() if isinstance(source, StoredAudio) else source
-    return io.BytesIO(source) if isinstance(source, bytes) else source
+def _file(source: str | bytes | StoredAudio) -> str | bytes:
+    """Path or bytes of a recording."""
+    return source.fetch() if isinstance(source, StoredAudio) else source
 
 
 def _name(source: AudioSource) -> str:
@@ -251,9 +216,11 @@ def _name(source: AudioSource) -> str:
 
 
 def _unreadable(source: AudioSource, error: Exception) -> AudioError:
-    if isinstance(source, str) and not os.path.isfile(source):
-        return AudioError(f"There is no file {source}.", missing=True)
-    return AudioError(
-        f"Cannot read {_name(source)}: {error} Expected a wav, flac, ogg, opus or mp3 file; convert others "
-        "(m4a, webm, …) with ffmpeg."
-    )
+    if isinstance(error, AudioError):
+        return error
+    if isinstance(error, StretchError):
+        return SegmentError(str(error))
+    if isinstance(error, FileNotFoundError):
+        return AudioError(f"There is no file {_name(source)}.", missing=True)
+    # What is no OSError names the clip itself.
+    return AudioError(f"Cannot read {_name(source)}: {error}" if isinstance(error, OSError) else str(error))

@@ -75,9 +75,9 @@ def test_what_is_no_sound_is_an_audio_error(tmp_path, content: bytes) -> None:
     path = tmp_path / "clip.mp3"
     path.write_bytes(content)
     for source in (str(path), content):
-        with pytest.raises(AudioError, match="convert others"):
+        with pytest.raises(AudioError, match=r"Expected an audio file, got .* Check that the file is whole"):
             audio_seconds(source)
-        with pytest.raises(AudioError, match="convert others"):
+        with pytest.raises(AudioError, match=r"Expected an audio file, got .* Check that the file is whole"):
             read_audio(source, sampling_rate=16000)
 
 
@@ -87,7 +87,7 @@ def test_a_download_that_broke_off_is_an_audio_error(extension: str) -> None:
     half = encoded(tone(3.0), extension=extension)
     half = half[: len(half) // 2]
     assert audio_seconds(half) == pytest.approx(3.0, rel=0.05)
-    with pytest.raises(AudioError, match="Cannot read"):
+    with pytest.raises(AudioError, match="was cut short"):
         read_audio(half, sampling_rate=16000)
 
 
