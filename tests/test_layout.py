@@ -140,7 +140,7 @@ SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
         "tables": set(),
         "clips": {"audio"},
         "audio": set(),
-        "text": set(),
+        "text": {"rejections"},
         "labels": set(),
         "atomic_files": set(),
         "columns": {"audio", "clips", "rejections"},

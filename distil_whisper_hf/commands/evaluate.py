@@ -29,7 +29,7 @@ from .output_folders import check_output_dir
 
 if TYPE_CHECKING:
     from ..data.clips import Clip
-    from ..data.rejections import Rejection
+    from ..data.rejections import Note, Rejection
     from ..evaluation.recipes import Recipe
     from ..evaluation.report.document import Report
     from ..evaluation.systems.costs import Cost
@@ -167,12 +167,14 @@ def _dataset(path: str, args: Namespace) -> dict[str, Any]:
 
 class Data(NamedTuple):
     """What the recipe's data sets hold: clips, repeated full ids with how often, clips before any limit, rows that
-    describe no clip."""
+    describe no clip or whose text is none, why clips cannot be heard, and what is worth knowing of the others."""
 
     clips: list[Clip]
     repeated: dict[str, int]
     sizes: dict[str, int]
     rejected: dict[str, list[Rejection]]
+    unheard: dict[str, list[Rejection]]
+    notes: dict[str, list[Note]]
 
 
 def read_data(recipe: Recipe) -> Data:
@@ -183,16 +185,18 @@ def read_data(recipe: Recipe) -> Data:
     from ..data.screening import REJECTIONS_FILE, TooManyRejected
     from ..evaluation.evaluated_clips import read_evaluated_clips
 
-    data = Data([], {}, {}, {})
+    data = Data([], {}, {}, {}, {}, {})
     for dataset in recipe.datasets:
         try:
-            found, twice, size, rejected = read_evaluated_clips(dataset, max_rejected=recipe.max_rejected)
+            found = read_evaluated_clips(dataset, max_rejected=recipe.max_rejected)
         except TooManyRejected as error:
             error.report.save(Path(recipe.output) / REJECTIONS_FILE)
             raise
-        data.clips.extend(found)
-        data.repeated.update(twice)
-        data.sizes[dataset.name], data.rejected[dataset.name] = size, rejected
+        data.clips.extend(found.clips)
+        data.repeated.update(found.repeated)
+        data.sizes[dataset.name] = found.size
+        data.rejected[dataset.name], data.unheard[dataset.name] = found.rejected, found.unheard
+        data.notes[dataset.name] = found.notes
     if not data.clips:
         raise ValueError(f"expected clips in {', '.join(one.path for one in recipe.datasets)}, found none: see --where")
     return data
@@ -224,17 +228,17 @@ def _check_start(recipe: Recipe) -> None:
 
 def show_data(recipe: Recipe, data: Data) -> str:
     """What would be evaluated: every data set with its size, speakers and unreadable clips, and the first rows."""
+    from ..data.rejections import notices
     from ..evaluation.report.analysis import normalizer_for
     from .preview import ROWS, count
 
     lines = []
     for spec in recipe.datasets:
         members = [clip for clip in data.clips if clip.dataset == spec.name]
-        unreadable = [clip.id for clip in members if clip.digest == "unreadable"]
         lines.append(f"{spec.name}: {count(members)}; chosen of {data.sizes[spec.name]}")
-        if unreadable:
-            lines.append(f"  cannot be read: {', '.join(unreadable)}")
+        lines += [f"  cannot be read: {one.id}, {one.detail}" for one in data.unheard[spec.name]]
         lines += [f"  left out: {one.place}, {one.detail}" for one in data.rejected[spec.name]]
+        lines += [f"  {line}" for line in notices(data.notes[spec.name])]
         for clip in members[:ROWS]:
             reference = clip.text
             if clip.task == "transcribe":
@@ -246,9 +250,9 @@ def show_data(recipe: Recipe, data: Data) -> str:
 def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = True) -> Report:
     """Transcribe what is missing, measure, score, and write everything into `recipe.output`; returns the report.
 
-    Written: `rejections.jsonl` (rows that describe no clip), `hypotheses/*.jsonl`, `costs.json`, `gates.json`,
-    `scores.jsonl` (clips), `results.jsonl` (tables), `figures/*.png` and `report.md`. All but the hypotheses, costs and
-    gates are made anew from these each time.
+    Written: `rejections.jsonl` (what is not evaluated), `notes.jsonl` (what is worth knowing of the rest),
+    `hypotheses/*.jsonl`, `costs.json`, `gates.json`, `scores.jsonl` (clips), `results.jsonl` (tables), `figures/*.png`
+    and `report.md`. All but the hypotheses, costs and gates are made anew from these each time.
     """
     from ..data.screening import REJECTIONS_FILE, ScreeningReport
     from ..evaluation.report.analysis import analyse, score_all
@@ -260,8 +264,10 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
 
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
-    clips, repeated, sizes, rejected = data
-    ScreeningReport(rejections=[one for rows in rejected.values() for one in rows]).save(output / REJECTIONS_FILE)
+    clips, repeated, sizes, rejected, _, notes = data
+    left_out = [one for rows in rejected.values() for one in rows]
+    known = [one for found in notes.values() for one in found]
+    ScreeningReport(rejections=left_out, notes=known).save(output / REJECTIONS_FILE)
     answers: dict[str, dict[str, Hypothesis]] = {}
     for spec in recipe.systems:
         store = HypothesisStore(store_path(output / "hypotheses", spec, recipe.generation))
@@ -272,7 +278,7 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
     scores = score_all(recipe, clips, answers)
     analysis = analyse(recipe, clips, answers, scores)
     trends = find_trends(recipe, analysis.rates, {cost.model: cost.parameters for cost in costs})
-    report = Report(recipe, clips, answers, scores, analysis, trends, costs, gates, repeated, sizes, rejected)
+    report = Report(recipe, clips, answers, scores, analysis, trends, costs, gates, repeated, sizes, rejected, notes)
     report.command = command
     report.versions = ", ".join(f"{name} {found}" for name in _LIBRARIES if (found := _version(name)))
     report.figures = draw_figures(output / "figures", analysis, gates)

@@ -21,6 +21,7 @@ from ..data.clips import Clip
 from ..data.corpus import Corpus, read_corpus
 from ..data.joining import join_clips
 from ..data.labels import LabelBuilder
+from ..data.rejections import notices
 from ..data.screening import REJECTIONS_FILE, TooManyRejected
 from ..evaluation.systems.hypotheses import GenerationSettings
 from ..evaluation.systems.opening import System
@@ -138,6 +139,8 @@ def prepare(
         print(corpus.report.summary())
         if corpus.report.rejections:
             print(f"what was left out: {Path(training.output_dir) / REJECTIONS_FILE}")
+        for line in notices(corpus.report.notes):
+            print(line)
         print(corpus.splits.report())
     return processor, labels, corpus
 

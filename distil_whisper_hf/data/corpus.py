@@ -18,7 +18,7 @@ from .hub_datasets import ClipStream
 from .labels import LabelBuilder
 from .rejections import Rejection
 from .sampling import choose_clips, training_subset
-from .screening import REJECTIONS_FILE, Screen, ScreeningReport, TooManyRejected, screen_clips
+from .screening import REJECTIONS_FILE, Screen, ScreeningReport, TooManyRejected, notes_on_audio, screen_clips
 from .sources import Source, read_parts, read_source, stream_source, with_known_columns
 from .splits import SplitBy, Splits, join_splits, split_clips
 
@@ -100,6 +100,7 @@ def read_corpus(
         tested += clips
         out_of_domain.append(_name(source, test_sets))
         test_sets[out_of_domain[-1]] = [clip for clip in clips if clip.id in chosen]
+    report.notes += notes_on_audio(report.clips)
     joined = join_splits(
         train=[clip for part in parts for clip in part.train],
         dev=[clip for part in parts for clip in part.dev],

@@ -5,7 +5,7 @@ Everything is decided from text and file headers, about a millisecond a clip, be
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,10 +14,11 @@ from .atomic_files import write_json_lines
 from .audio import AudioError, SegmentError, audio_digest, audio_seconds, read_audio
 from .clips import Clip
 from .labels import LabelBuilder
-from .rejections import REASONS, Reason, Rejection
-from .text import clean_text
+from .rejections import REASONS, Note, Reason, Rejection
+from .text import clean_text, text_fault, text_key, text_notes
 
 REJECTIONS_FILE = "rejections.jsonl"
+NOTES_FILE = "notes.jsonl"
 # Any rate serves to find out whether a clip decodes.
 _CHECK_RATE = 16000
 
@@ -27,14 +28,18 @@ class ScreeningReport:
     """What came through and what did not.
 
     Attributes:
+        clips: those that came through, in the order of the source.
         kept: number of clips.
         seconds: their length together, in s.
         rejections: one for each row and clip left out, in the order of the source: first what describes no clip.
+        notes: what is worth knowing of clips that came through.
     """
 
     kept: int = 0
     seconds: float = 0.0
     rejections: list[Rejection] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list, repr=False)
+    notes: list[Note] = field(default_factory=list)
 
     def counts(self) -> dict[Reason, int]:
         """Number of clips left out for each reason that occurred."""
@@ -50,9 +55,11 @@ class ScreeningReport:
         return ", ".join(f"{number} {reason}" for reason, number in self.counts().items())
 
     def __iadd__(self, other: ScreeningReport) -> ScreeningReport:
+        self.clips += other.clips
         self.kept += other.kept
         self.seconds += other.seconds
         self.rejections += other.rejections
+        self.notes += other.notes
         return self
 
     def fault(self, source: str, max_rejected: float) -> str | None:
@@ -72,9 +79,11 @@ class ScreeningReport:
         )
 
     def save(self, path: Path) -> None:
-        """Write one JSON object (id, reason, detail, table, row) for each clip left out, whole or not at all."""
+        """Write one JSON object (id, reason, detail, table, row) for each clip left out, whole or not at all; beside
+        it, in `NOTES_FILE`, one for each note."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_lines(path, map(asdict, self.rejections))
+        write_json_lines(path.with_name(NOTES_FILE), map(asdict, self.notes))
 
 
 class TooManyRejected(ValueError):
@@ -110,9 +119,10 @@ class Screen:
             self.labels.prompt(clip.language)
         except ValueError as error:
             return Rejection(clip.id, "unknown_language", str(error))
+        fault = text_fault(clip.text)
+        if fault is not None:
+            return Rejection(clip.id, *fault)
         text = clean_text(clip.text)
-        if not text:
-            return Rejection(clip.id, "empty_text", repr(clip.text))
         labels = self.labels(text, language=clip.language)
         if len(labels) > self.max_tokens:
             return Rejection(clip.id, "too_many_tokens", f"{len(labels)} tokens, {self.max_tokens} fit")
@@ -148,7 +158,7 @@ def screen_clips(
         limit: stop after this many usable clips; with clips ranked by votes, a subset of exactly this size.
     """
     kept: list[Clip] = []
-    report = ScreeningReport()
+    report = ScreeningReport(clips=kept)
     for clip in clips:
         if limit is not None and len(kept) >= limit:
             break
@@ -158,5 +168,24 @@ def screen_clips(
         else:
             kept.append(outcome)
             report.kept += 1
+            report.notes += notes_on_text(clip)
             report.seconds += outcome.seconds or 0.0
     return kept, report
+
+
+def notes_on_text(clip: Clip) -> list[Note]:
+    """What cleaning mends in the text of a clip that was not screened yet."""
+    return [Note(clip.id, kind, repr(clip.text), clip.table, clip.row) for kind in text_notes(clip.text)]
+
+
+def notes_on_audio(clips: Iterable[Clip]) -> list[Note]:
+    """One for each screened clip with the audio of another one before it, and other words: one of the two is wrong."""
+    said: dict[str, dict[str, Note]] = defaultdict(dict)
+    found = []
+    for clip in clips:
+        note = Note(clip.id, "same_audio_other_text", repr(clip.text), clip.table, clip.row)
+        words, others = text_key(clip.text), said[clip.digest or clip.id]
+        if words and others.setdefault(words, note) is note and len(others) > 1:
+            first = next(iter(others.values()))
+            found.append(replace(note, detail=f"{clip.text!r}, in {first.place} {first.detail}"))
+    return found

@@ -92,7 +92,7 @@ def test_every_bad_clip_has_a_named_outcome(run):
             named[outcome] = (named.get(outcome, (0, ""))[0] + int(count), which)
     assert {outcome: count for outcome, (count, _) in named.items()} == {
         "missing": 1, "silence": 1, "noise": 1, "no samples": 1, "unreadable": 2, "empty reference": 1,
-        "language unknown to the model": 1, "duplicate id": 6,
+        "language unknown to the model": 1, "duplicate id": 6, "same_audio_other_text": 2,
     }  # fmt: skip
     assert "missing.wav" in named["missing"][1] and "silence.wav" in named["silence"][1]
     assert "noise.wav" in named["noise"][1] and "empty.wav" in named["no samples"][1]
@@ -124,6 +124,35 @@ def test_segments_and_bad_rows_of_one_table(model, tmp_path, capsys):
     assert (rejected["row"], rejected["reason"]) == (7, "bad_row")
     assert main([*words, "--max_rejected", "0.1"]) == 2
     assert "8 rows of" in (said := capsys.readouterr().err) and "1 were left out: 1 bad_row (row 7 of m.json" in said
+
+
+def test_texts_and_files_are_judged_as_in_training(model, tmp_path, capsys):
+    """Prevents scores against timestamps and entities, and a file cut short that passes for a whole one."""
+    for name in ("a", "b", "c", "d", "e"):
+        soundfile.write(tmp_path / f"{name}.wav", voice(ord(name)), RATE)
+    whole = (tmp_path / "d.wav").read_bytes()
+    (tmp_path / "d.wav").write_bytes(whole[: len(whole) // 2])
+    texts = {
+        "a": "bon &amp; dia",
+        "b": "<|0.00|> bon dia<|0.40|>",
+        "c": "hola",
+        "d": "bona nit",
+        "e": "bon dia \\u0000",
+    }
+    rows = [*texts.items(), ("c", "adeu")]
+    lines = [f'{{"audio": "{name}.wav", "text": "{text}", "lang": "ca"}}\n' for name, text in rows]
+    (tmp_path / "m.jsonl").write_text("".join(lines))
+    words = ["--model", str(model), "--data", str(tmp_path / "m.jsonl"), "--output_dir", str(tmp_path / "out"),
+             "--max_new_tokens", "3", "--resamples", "200", "--no_cost", "--quiet"]  # fmt: skip
+    assert main([*words, "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "cannot be read: d.wav, Expected the whole of" in said and "(ca, 0.40 s): bon dia\n" in said
+    assert main(words) == 0
+    problems = section((tmp_path / "out" / "report.md").read_text(encoding="utf-8"), "What was wrong with the data")
+    for reason in ("unreadable", "special_token", "damaged_text", "html_entities", "same_audio_other_text"):
+        assert f"| m | {reason} | 1 |" in problems
+    scores = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [score["id"] for score in scores] == ["m:a.wav", "m:c.wav", "m:d.wav", "m:c.wav#2"]
 
 
 def test_nothing_else_is_lost(run):

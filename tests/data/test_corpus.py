@@ -126,3 +126,14 @@ def test_mistakes_in_flags_stop_at_once(read, speech) -> None:
         DataArguments(where=["a=1", "a=2"])
     with pytest.raises(ValueError, match="share from 0 to 1 in --max_rejected, got 50"):
         DataArguments(max_rejected=50)
+
+
+def test_one_audio_under_two_texts_is_reported_over_all_sources(read, speech) -> None:
+    """Prevents two tables that contradict each other from training one expert without a word."""
+    (speech / "other.csv").write_text("file_name,text\n0.wav,hola\n1.wav,text 1\n2.wav,adeu\n")
+    corpus = read(csv_table(speech / "all.csv"), speech / "other.csv", split_by="clip")
+    assert [(note.reason, note.row, note.table) for note in corpus.report.notes] == [
+        ("same_audio_other_text", 1, "other.csv"),
+        ("same_audio_other_text", 3, "other.csv"),
+    ]
+    assert corpus.report.notes[0].detail == "'hola', in row 1 of all.csv 'text, 0'"

@@ -7,10 +7,11 @@ import json
 import pytest
 from speech_files import encoded, tone, write
 
+from distil_whisper_hf.data.audio import AudioSegment
 from distil_whisper_hf.data.clips import Clip
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.data.rejections import Rejection
-from distil_whisper_hf.data.screening import Screen, screen_clips
+from distil_whisper_hf.data.rejections import Rejection, notices
+from distil_whisper_hf.data.screening import Screen, notes_on_audio, screen_clips
 from distil_whisper_hf.data.splits import Splits, join_splits, split_clips
 
 
@@ -67,6 +68,49 @@ def test_every_trouble_is_counted_under_its_reason(folder_of_troubles, tokenizer
     assert "missing.wav" in details["missing"]
     assert report.kept == 5
     assert report.seconds == pytest.approx(sum(clip.seconds for clip in kept)) == pytest.approx(36, abs=0.2)
+
+
+def test_texts_that_are_refused_or_mended_are_counted(tmp_path, tokenizer) -> None:
+    """Prevents labels with timestamps spelled out, and a data set that is mended without a word."""
+    path = str(write(tmp_path / "clip.wav", 1.0))
+    texts = ("<|0.00|> bon dia<|2.00|>", "bon\0dia", "bon &amp; dia", "e\u0301s", "bon dia")
+    clips = [Clip(f"{n}", path, text, "ca", table="t.csv", row=n) for n, text in enumerate(texts, start=1)]
+    kept, report = screen_clips(clips, Screen(LabelBuilder(tokenizer, leading_space="never")))
+    assert [tokenizer.decode(clip.labels[3:-1]) for clip in kept] == ["bon & dia", "és", "bon dia"]
+    assert report.counts() == {"special_token": 1, "damaged_text": 1}
+    assert notices(report.notes) == [
+        "1 html_entities: row 3 of t.csv: 'bon &amp; dia'",
+        "1 other_unicode_form: row 4 of t.csv: 'e\u0301s'",
+    ]
+    report.save(tmp_path / "rejections.jsonl")
+    written = [json.loads(line) for line in (tmp_path / "notes.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(note["reason"], note["row"]) for note in written] == [("html_entities", 3), ("other_unicode_form", 4)]
+
+
+def test_one_audio_under_two_texts_is_known(tmp_path, tokenizer) -> None:
+    """Prevents rows that teach two texts for one sound; other punctuation and other segments are no other text."""
+    one, two = write(tmp_path / "one.wav", 2.0), write(tmp_path / "two.ogg", 1.0, hertz=300)
+    (tmp_path / "copy.wav").write_bytes(one.read_bytes())
+    rows = [
+        (str(one), "bon dia"),
+        (str(tmp_path / "copy.wav"), "Bon dia!"),
+        (str(two), "bona nit"),
+        (str(tmp_path / "copy.wav"), "adéu"),
+        (AudioSegment(str(one), 0.0, 1.0), "bon"),
+        (AudioSegment(str(one), 1.0, 1.0), "dia"),
+        (AudioSegment(str(one), 1.0), "no"),
+        (one.read_bytes(), "adéu"),
+        (one.read_bytes(), "hola"),
+    ]
+    clips = [Clip(f"{n}.wav", audio, text, "ca") for n, (audio, text) in enumerate(rows)]
+    kept, _ = screen_clips(clips, Screen(LabelBuilder(tokenizer)))
+    assert [(note.id, note.reason, note.detail) for note in notes_on_audio(kept)] == [
+        ("3.wav", "same_audio_other_text", "'adéu', in 0.wav 'bon dia'"),
+        ("6.wav", "same_audio_other_text", "'no', in 5.wav 'dia'"),
+        ("8.wav", "same_audio_other_text", "'hola', in 0.wav 'bon dia'"),
+    ]
+    (line,) = notices(notes_on_audio(kept) * 2)
+    assert line.startswith("6 same_audio_other_text: 3.wav: 'adéu', in") and line.endswith("; and 3 more")
 
 
 def test_decoding_finds_what_headers_hide(folder_of_troubles, tokenizer) -> None:

@@ -10,7 +10,7 @@ from tiny import SPECIAL_IDS
 from transformers import AutoTokenizer, WhisperTokenizer
 
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.data.text import clean_text, text_key
+from distil_whisper_hf.data.text import clean_text, text_fault, text_key, text_notes
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,62 @@ from distil_whisper_hf.data.text import clean_text, text_key
         ("ที่นี่", "ที่นี่"),
         ("7", "7"),
         ("a\ud800b", "ab"),
+        ("AT&amp;T &quot;d&#39;aqu&#xED;&quot;", 'AT&T "d\'aquí"'),
+        ("Tom &amp;amp; Jerry", "Tom & Jerry"),
+        ("R&D, this&that; a &amp b &nosuchentity; &", "R&D, this&that; a &amp b &nosuchentity; &"),
     ],
 )
 def test_cleaning(raw: str, clean: str) -> None:
     """Prevents two spellings of one text, letters lost with their marks, and texts in which nothing is said."""
     assert clean_text(raw) == clean
     assert clean_text(clean) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "detail"),
+    [
+        ("<|0.00|> Bon dia<|2.00|>", "special_token", "<|0.00|>"),
+        ("Bon dia<|endoftext|>", "special_token", "<|endoftext|>"),
+        ("<|ca|> bon dia", "special_token", "<|ca|>"),
+        ("<|startoftranscript|>", "special_token", "<|startoftranscript|>"),
+        ("a <| 1.5 |> b", "special_token", "<| 1.5 |>"),
+        ("&lt;|0.00|&gt; bon dia", "special_token", "<|0.00|>"),
+        ("&amp;lt;|0.00|&amp;gt; bon dia", "special_token", "<|0.00|>"),
+        ("b\0o\0n\0", "damaged_text", "U+0000"),
+        ("it\x92s", "damaged_text", "U+0092"),
+        ("bon\x1bdia", "damaged_text", "U+001B"),
+        ("D\ufffdj\ufffd vu", "damaged_text", "U+FFFD"),
+        ("bon dia \ud83d", "damaged_text", "U+D83D"),
+        ("&#0;bon dia", "damaged_text", "U+FFFD"),
+        ("?!… -", "empty_text", "?!"),
+        ("\u200b", "empty_text", "200b"),
+        ("&nbsp;", "empty_text", "nbsp"),
+        ("😀", "empty_text", "😀"),
+    ],
+)
+def test_texts_that_say_something_else_are_refused(text: str, reason: str, detail: str) -> None:
+    """Prevents timestamps and languages spelled out in letters, and letters that nobody wrote."""
+    found = text_fault(text)
+    assert found is not None and found[0] == reason and detail in found[1]
+    found[1].encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("Bon dia, «món» 😀 <a|b> |x| < | >", []),
+        ("L\u2019home\ttranquil\r\n i la\u00a0dona", []),
+        ("می\u200cخواهم", []),
+        ("AT&amp;T", ["html_entities"]),
+        ("e\u0301s", ["other_unicode_form"]),
+        ("so\u00adft", ["invisible_characters"]),
+        ("\ufeffe\u0301s&#8203; &lt;3", ["html_entities", "other_unicode_form", "invisible_characters"]),
+    ],
+)
+def test_what_is_mended_in_a_text_is_known(text: str, notes: list[str]) -> None:
+    """Prevents a data set of two spellings, whose half is changed without a word."""
+    assert text_fault(text) is None
+    assert text_notes(text) == notes
 
 
 def test_texts_are_the_same_without_case_and_punctuation() -> None:

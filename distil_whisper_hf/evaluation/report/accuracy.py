@@ -132,9 +132,9 @@ def render_problems(report: Report) -> str:
     for dataset in dict.fromkeys(name.partition(":")[0] for name in empty):
         ids = [name for name in empty if name.startswith(f"{dataset}:")]
         rows.append((dataset, "empty reference", len(ids), "all", _ids(ids, {})))
-    for dataset, rejected in report.rejected.items():
-        for reason in dict.fromkeys(one.reason for one in rejected):
-            faults = {f"{dataset}:{one.place}": one.detail for one in rejected if one.reason == reason}
+    for dataset, findings in [*report.rejected.items(), *report.notes.items()]:
+        for reason in dict.fromkeys(one.reason for one in findings):
+            faults = {f"{dataset}:{one.place}": one.detail for one in findings if one.reason == reason}
             rows.append((dataset, reason, len(faults), "all", _ids(list(faults), faults)))
     for name, times in report.repeated.items():
         dataset, _, rest = name.partition(":")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...data.clips import Clip
-from ...data.rejections import Rejection
+from ...data.rejections import Note, Rejection
 from ..recipes import Recipe
 from ..scores.metrics import UtteranceScore
 from ..systems.costs import Cost
@@ -30,6 +30,7 @@ class Report:
     repeated: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, list[Rejection]] = field(default_factory=dict)
+    notes: dict[str, list[Note]] = field(default_factory=dict)
     figures: dict[str, Path] = field(default_factory=dict)
     command: str = ""
     versions: str = ""
