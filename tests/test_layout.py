@@ -130,7 +130,7 @@ SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
         "losses": set(),
         "collator": {"losses"},
         "teacher": {"features", "vocabulary"},
-        "speech_trainer": {"arguments", "collator", "losses"},
+        "speech_trainer": {"arguments", "collator", "datasets", "losses"},
         "trainer": {
             "arguments", "collator", "hub_pushes", "losses", "schedules", "speech_trainer", "teacher",
         },

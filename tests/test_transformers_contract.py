@@ -22,7 +22,9 @@ from distil_whisper_hf.training.trainer import DistilWhisperTrainer
 # The trainer's, which is no part of what every model needs.
 TRAINER_NAMES = {
     Trainer: (
+        "_get_eval_sampler",
         "_get_output_dir",
+        "_get_train_sampler",
         "_load_best_model",
         "_load_from_checkpoint",
         "_push_from_checkpoint",

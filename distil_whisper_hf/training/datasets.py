@@ -113,8 +113,10 @@ class SpeechDataset(Dataset):
         """Row of a clip, or of the first readable one after it.
 
         Raises:
+            IndexError: no such clip; negative indices count from the end.
             AudioError: an unreadable clip with "raise", or no readable clip at all.
         """
+        index = range(len(self.clips))[index]
         for step in range(len(self.clips)):
             place = (index + step) % len(self.clips)
             try:
@@ -127,9 +129,30 @@ class SpeechDataset(Dataset):
                 self._failed[place] = True
         raise AudioError(f"None of {len(self.clips)} clips can be read.")
 
+    def lengths(self) -> LengthRows:
+        """The rows without their audio, for samplers that put rows of like length into a batch."""
+        return LengthRows([len(clip.text if clip.labels is None else clip.labels) for clip in self.clips])
+
     def failures(self) -> list[Clip]:
         """Clips that could not be read so far, by any worker."""
         return [self.clips[place] for place in self._failed.nonzero().flatten().tolist()]
+
+
+class LengthRows(Dataset):
+    """Rows whose `input_features` are as long as the row's labels are: windows all last 30 s, texts are padded.
+
+    Args:
+        lengths: numbers of labels; of clips that were not screened, of characters.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __getitem__(self, index: int) -> dict[str, range]:
+        return {"input_features": range(self._lengths[index])}
 
 
 class StreamingSpeechDataset(IterableDataset):

@@ -8,23 +8,27 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset, Sampler
 from transformers import PreTrainedModel, Seq2SeqTrainer, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.labels import LabelBuilder
 from .arguments import SpeechTrainingArguments
 from .collator import SpeechBatch, SpeechCollator
+from .datasets import SpeechDataset
 from .losses import cross_entropy
 
+_BY_LENGTH = ("group_by_length", "batch_rebalance")
 # Where a checkpoint is written before it is renamed into place: not a name that a resumed run looks for.
 _STAGING = ".saving"
 
@@ -47,7 +51,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         kwargs: as for Seq2SeqTrainer.
 
     Raises:
-        ValueError: no processor.
+        ValueError: no processor, or a stream of rows that are to be grouped by length.
     """
 
     args: SpeechTrainingArguments
@@ -70,6 +74,11 @@ class SpeechTrainer(Seq2SeqTrainer):
             )
         if data_collator is None:
             data_collator = SpeechCollator(LabelBuilder(processing_class.tokenizer))
+        if args.train_sampling_strategy in _BY_LENGTH and isinstance(kwargs.get("train_dataset"), IterableDataset):
+            raise ValueError(
+                "Expected rows that can be chosen by their length for --train_sampling_strategy "
+                f"{args.train_sampling_strategy}, got a stream. Leave out --streaming, or the strategy."
+            )
         super().__init__(model, args, data_collator=data_collator, processing_class=processing_class, **kwargs)
         # compute_loss divides by the number of targets in all accumulated batches, also where the model would not.
         self.model_accepts_loss_kwargs = True
@@ -193,6 +202,20 @@ class SpeechTrainer(Seq2SeqTrainer):
         (task,) = {token.strip("<|>") for token in tokens(inputs["labels"][:, 1].tolist())}
         return {"language": languages, "task": task}
 
+    # Both would open the audio of every row for its length, and find the same for all: the window's.
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        rows = self._for_sampler(self.train_dataset if train_dataset is None else train_dataset)
+        sampler = super()._get_train_sampler(rows)
+        return _SeededByEpoch(sampler, self.args) if isinstance(sampler, LengthGroupedSampler) else sampler
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        return super()._get_eval_sampler(self._for_sampler(eval_dataset))
+
+    def _for_sampler(self, rows: Any) -> Any:
+        """What a sampler is to look at in place of the rows."""
+        by_length = self.args.train_sampling_strategy in _BY_LENGTH
+        return rows.lengths() if by_length and isinstance(rows, SpeechDataset) else rows
+
     def _get_output_dir(self, trial: Any) -> str:
         run = super()._get_output_dir(trial)
         return run if self._staging is None else str(self._staging)
@@ -224,6 +247,25 @@ class SpeechTrainer(Seq2SeqTrainer):
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
+
+
+class _SeededByEpoch(Sampler):
+    """A sampler in an order of each epoch's own, which a run that was resumed in that epoch finds again."""
+
+    def __init__(self, sampler: LengthGroupedSampler, args: SpeechTrainingArguments) -> None:
+        self.sampler = sampler
+        self.seed = args.seed if args.data_seed is None else args.data_seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(self.sampler)
 
 
 def _replace_folder(source: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from distil_whisper_hf.data.audio import AudioError, read_audio
 from distil_whisper_hf.data.clips import Clip
+from distil_whisper_hf.data.joining import join_clips
 from distil_whisper_hf.data.labels import LabelBuilder
 from distil_whisper_hf.data.screening import Screen, screen_clips
 from distil_whisper_hf.training.collator import SpeechCollator
@@ -70,6 +71,29 @@ def test_a_row_is_what_whisper_hears_and_what_was_said(clips) -> None:
         assert set(row) == {"input_features", "num_frames", "labels", "expert"}
     unscreened = RowMaker(extractor)(replace(clips[0], labels=None))
     assert (unscreened["text"], unscreened["language"]) == (clips[0].text, clips[0].language)
+
+
+def test_rows_end_where_clips_end(clips) -> None:
+    """Prevents a loop over the rows that never ends, and the last row under every index beyond it."""
+    dataset = SpeechDataset(clips, RowMaker(tiny_feature_extractor()))
+    assert [row["labels"] for row in dataset] == [clip.labels for clip in clips]
+    assert dataset[-1]["labels"] == clips[-1].labels and dataset[-5]["labels"] == clips[0].labels
+    for index in (5, 99, -6):
+        with pytest.raises(IndexError):
+            dataset[index]
+    with pytest.raises(IndexError):
+        SpeechDataset([], dataset.make_row)[0]
+
+
+def test_lengths_are_those_of_texts_and_open_no_file(clips, labels, tmp_path) -> None:
+    """Prevents an hour of decoding before the first step, for lengths that are all the window's."""
+    gone = [replace(clip, audio=str(tmp_path / "gone.wav")) for clip in clips]
+    joined = join_clips(clips, labels=labels, max_seconds=30)
+    for rows in (gone, joined):
+        lengths = SpeechDataset(rows, RowMaker(tiny_feature_extractor())).lengths()
+        assert [len(row["input_features"]) for row in lengths] == [len(clip.labels) for clip in rows]
+    unscreened = SpeechDataset([replace(clip, labels=None) for clip in clips], RowMaker(tiny_feature_extractor()))
+    assert [len(row["input_features"]) for row in unscreened.lengths()] == [1, 2, 3, 4, 5]
 
 
 def test_a_batch_is_complete(clips, labels) -> None:

@@ -14,10 +14,14 @@ from torch.nn.functional import log_softmax
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration, ExpertFileError
+from distil_whisper_hf.data.clips import Clip
+from distil_whisper_hf.data.joining import join_clips
 from distil_whisper_hf.data.labels import LabelBuilder
+from distil_whisper_hf.data.screening import Screen
 from distil_whisper_hf.evaluation.scores.trainer_metrics import PredictionMetrics
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.collator import SpeechCollator
+from distil_whisper_hf.training.datasets import SpeechDataset, StreamingSpeechDataset
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 from distil_whisper_hf.training.teacher import BaseTeacher, Teacher
 from distil_whisper_hf.training.trainer import DistilWhisperTrainer
@@ -317,6 +321,47 @@ def test_a_run_stopped_between_checkpoints_ends_the_same(base, processor, tmp_pa
     trainer.save_model()
     for name in ("expert.ca.safetensors", "expert.gl.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_rows_are_grouped_by_the_length_of_their_texts(base, processor, tmp_path, strategy):
+    """Silent: rows that are never trained on, and another order after a run was resumed. It ended with an AudioError
+    or never, after it had opened every file."""
+    made = []
+
+    def make_row(clip: Clip) -> dict:
+        made.append(clip.id)
+        generator = torch.Generator().manual_seed(int(clip.id))
+        features = torch.randn(80, FRAMES, generator=generator).numpy()
+        return {"input_features": features, "num_frames": 20, "labels": clip.labels, "expert": None}
+
+    labels = LabelBuilder(processor.tokenizer)
+    texts = ["x" * (1 + 7 * n % 10) for n in range(40)]
+    clips = [Clip(str(n), "gone.wav", text, "ca", labels=tuple(labels(text, language="ca")), seconds=1.0, digest=str(n))
+             for n, text in enumerate(texts)]  # fmt: skip
+    rows = SpeechDataset(join_clips(clips, labels=labels, max_seconds=0.5), make_row)
+    settings = {
+        "max_steps": 24, "per_device_train_batch_size": 2, "train_sampling_strategy": strategy,
+        "save_strategy": "steps", "save_steps": 22, "eval_strategy": "no",
+    }  # fmt: skip
+    whole = student(base, "ca", **CALM)
+    trainer = trained(whole, tmp_path / "whole", processor, rows, **settings)
+    assert sorted(made[:40]) == sorted(clip.id for clip in clips)
+    pairs = [made[place : place + 2] for place in range(0, 40, 2)]
+    lengths = {clip.id: len(clip.text) for clip in clips}
+    assert sum(abs(lengths[one] - lengths[two]) for one, two in pairs) <= 40 or strategy == "batch_rebalance"
+    assert trainer.evaluate(rows)["eval_loss"] > 0
+    again = student(base, "ca", **CALM)
+    trained(again, tmp_path / "again", processor, rows, resume=tmp_path / "whole" / "checkpoint-22", **settings)
+    for key, value in experts_of(whole).items():
+        assert torch.equal(experts_of(again)[key], value)
+
+
+def test_a_stream_is_not_grouped_by_length(base, processor, tmp_path):
+    """Silent: the stream in its own order, under a flag that says otherwise."""
+    stream = StreamingSpeechDataset([], Screen(LabelBuilder(processor.tokenizer)), None)
+    with pytest.raises(ValueError, match="group_by_length, got a stream"):
+        trained(student(base, "ca"), tmp_path, processor, stream, train_sampling_strategy="group_by_length")
 
 
 def test_a_run_ends_with_the_interpolation_of_what_it_trained(base, processor, tmp_path):
