@@ -32,6 +32,7 @@ CORE_ARROW: dict[str, set[str]] = {
     "segments": set(),
     "transformers_contract": set(),
     "audio_headers": set(),
+    "cpu_precision": set(),
     "ffmpeg_program": set(),
     "audio_files": {"audio_headers", "ffmpeg_program"},
     "audio_input": {"audio_files"},
@@ -69,8 +70,8 @@ CORE_ARROW: dict[str, set[str]] = {
         "transformers_contract",
     },
 }
-# The tokenizer is the launcher's: no model needs it.
-NOT_SHIPPED = {"tokenization_distil_whisper"}
+# The tokenizer is the launcher's, precision that of programs: no model needs them.
+NOT_SHIPPED = {"cpu_precision", "tokenization_distil_whisper"}
 CORE_LIBRARIES = {"huggingface_hub", "numpy", "safetensors", "torch", "transformers"}
 FEWER_LIBRARIES = {
     "language_experts": {"torch"},

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoProcessor, PreTrainedModel, WhisperProcessor, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..cpu_precision import computing_dtype
 from ..data.arguments import DataArguments
 from ..data.atomic_files import write_json
 from ..data.clips import Clip
@@ -198,7 +199,8 @@ def report(
     folder = Path(training.output_dir)
     rows: list[ScoreRow] = []
     outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
-    more = {**more, **outcome, "test_precision": run.test_precision}
+    dtype = computing_dtype(getattr(torch, run.test_precision), training.device)
+    more = {**more, **outcome, "test_precision": str(dtype).removeprefix("torch.")}
     texts: dict[str, dict[str, Any]] = {
         name: {
             "domain": "out" if name in corpus.out_of_domain else "in",
@@ -210,7 +212,7 @@ def report(
     }
     settings = GenerationSettings(max_new_tokens=run.test_max_new_tokens, batch_size=run.test_batch_size)
     for name, model in systems.items():
-        system = System(name, model.to(getattr(torch, run.test_precision)).eval(), processor)
+        system = System(name, model.to(dtype).eval(), processor)
         found, transcripts = score_system(system, corpus.test_sets, settings)
         rows += found
         for dataset, hypotheses in transcripts.items():

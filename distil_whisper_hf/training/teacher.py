@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
+from ..cpu_precision import computing_dtype
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .features import needs_own_features
 from .vocabulary import map_vocabulary
@@ -90,7 +91,7 @@ class Teacher:
 
         Args:
             source: folder or Hub repository of a plain Whisper.
-            precision: of the teacher alone; "int8" needs bitsandbytes.
+            precision: of the teacher alone; "int8" needs bitsandbytes. On a CPU that is slow in bfloat16 it is float32.
             hub: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
@@ -104,7 +105,8 @@ class Teacher:
             place: dict[str, Any] = {"quantization_config": config, "device_map": {"": student.device}}
             model = WhisperForConditionalGeneration.from_pretrained(source, **place, **hub)
         else:
-            model = WhisperForConditionalGeneration.from_pretrained(source, dtype=getattr(torch, precision), **hub)
+            dtype = computing_dtype(getattr(torch, precision), student.device)
+            model = WhisperForConditionalGeneration.from_pretrained(source, dtype=dtype, **hub)
             # Transformers' wrapper of `to` hides from type checkers that it is a method.
             model = model.to(student.device)  # type: ignore[arg-type]
         return cls(model, processor, student=student, student_processor=student_processor)

@@ -494,12 +494,16 @@ def test_the_base_teaches_as_a_whisper_of_its_own_would(base, processor):
     assert model.training and not logits.requires_grad
 
 
-def test_a_teacher_in_lower_precision_leaves_the_student_alone(base, processor, tmp_path):
+def test_a_teacher_in_lower_precision_leaves_the_student_alone(base, processor, tmp_path, monkeypatch):
     """Silent: a student cast along with its teacher, or a teacher that is not cast."""
     folder = save_whisper(tmp_path / "teacher", 1)
     tiny_processor().save_pretrained(folder)
     model = student(base, "ca")
-    teacher = Teacher.from_pretrained(folder, student=model, student_processor=processor, precision="bfloat16")
+    options = {"student": model, "student_processor": processor, "precision": "bfloat16"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert Teacher.from_pretrained(folder, **options).model.dtype == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    teacher = Teacher.from_pretrained(folder, **options)
     assert (teacher.model.dtype, model.dtype) == (torch.bfloat16, torch.float32)
     trainer = trained(model, tmp_path / "out", processor, Rows(2), teacher=teacher, distillation="js", bf16=True)
     assert logged(trainer)["loss_kd"] > 0

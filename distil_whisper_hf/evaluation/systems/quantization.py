@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from ...cpu_precision import has_fast_bfloat16, warn_once
+
 Precision = Literal[
     "float32", "bfloat16", "float16", "bnb-int8", "bnb-nf4", "torchao-int8-weight-only", "torchao-int8-dynamic"
 ]
@@ -59,6 +61,8 @@ def convert(model: nn.Module, precision: Precision, *, device: str = "cpu") -> n
     types = {parameter.dtype for parameter in model.parameters()}
     if types != {torch.float32}:
         raise ValueError(f"expected a float32 model to convert, got one with {sorted(map(str, types))}: open it anew")
+    if precision == "bfloat16" and not has_fast_bfloat16(device):
+        warn_once("This CPU has no instructions for bfloat16: it is measured as asked for, tens of times slower.")
     model.requires_grad_(False)
     model.to(floating_dtype(precision, device))
     if precision == "bnb-int8":
