@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .audio_headers import find_samples, shortage
+from .audio_headers import find_samples, is_read_in_part, shortage
 from .ffmpeg_program import decode_with_ffmpeg
 
 # Below this share of the length that its header announces, a file was cut short and no longer says its transcript. (The
@@ -68,7 +68,7 @@ def decode_file(
 
 
 def file_seconds(file: str | bytes, name: str) -> float:
-    """Length of a file in s, by its header where soundfile knows the format (about 0.1 ms), else by decoding it.
+    """Length of a file in s, by its header where soundfile knows the format (below 1 ms), else by decoding it.
 
     Raises:
         ImportError, OSError, ValueError: as `decode_file`.
@@ -104,7 +104,7 @@ def check_stretch(name: str, start: float, duration: float | None, whole: float)
 
 
 def _open(file: str | bytes, name: str) -> Any:
-    """A file as soundfile's SoundFile; None for a format that it does not know."""
+    """A file as soundfile's SoundFile; None for one that it does not know, or not to its end."""
     soundfile = _soundfile(name)
     if isinstance(file, str):
         file_state(file)
@@ -116,6 +116,8 @@ def _open(file: str | bytes, name: str) -> Any:
             )
         if samples is not None and samples.announced is None:
             file = _with_length(content, samples.offset)
+        if is_read_in_part(content):
+            return None
     try:
         return soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file)
     # A TypeError for what ends in .raw, which soundfile takes for samples without a header.
@@ -131,7 +133,10 @@ def _read(sound: Any, name: str, start: float, duration: float | None) -> np.nda
     if duration is not None:
         wanted = min(wanted, round(duration * sound.samplerate))
     try:
-        sound.seek(first)
+        if sound.seekable():
+            sound.seek(first)
+        else:
+            sound.read(first)
         waveform = sound.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
     except _soundfile(name).SoundFileError as error:
         raise ValueError(

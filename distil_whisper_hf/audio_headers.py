@@ -31,6 +31,16 @@ _PAGE_HEAD = struct.Struct("<4s22xB")
 _LARGEST_PAGE = _PAGE_HEAD.size + 255 + 255 * 255
 
 
+# Kilobits per second of layer III by their index, of MPEG 1 and of MPEG 2 and 2.5; samples per second by the version.
+_KILOBITS = {
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+# About 26 s of frames.
+_FRAMES_LOOKED_AT = 1000
+
+
 class Samples(NamedTuple):
     """The samples of an uncompressed file: their first byte, how many bytes of them are announced (None where that is
     not known), and how many are there."""
@@ -115,10 +125,7 @@ def _nist_samples(start: bytes, end: int) -> Samples | None:
 
 def _cut_page(file: BinaryIO) -> str | None:
     """The same for Ogg, whose last page says how long it is."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - _LARGEST_PAGE))
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
+    page = _last_page(file)
     if len(page) < _PAGE_HEAD.size:
         return "its last page has no head"
     segments = _PAGE_HEAD.unpack_from(page)[1]
@@ -127,3 +134,48 @@ def _cut_page(file: BinaryIO) -> str | None:
     if len(table) == segments and len(page) >= length:
         return None
     return f"its last page announces {length} bytes, {len(page)} are there"
+
+
+def _last_page(file: BinaryIO) -> bytes:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - _LARGEST_PAGE))
+    tail = file.read()
+    return tail[tail.rfind(b"OggS") :]
+
+
+def is_read_in_part(file: BinaryIO) -> bool:
+    """Whether libsndfile reads the beginning of a file for the whole: of an mp3 whose bit rate varies and that does not
+    say its length, which is then guessed by the first frame; of several Ogg streams behind one another the first."""
+    file.seek(0)
+    start = file.read(18)
+    if start.startswith(b"OggS"):
+        return _last_page(file)[14:18] not in (start[14:], b"")
+    return _is_mp3_of_unknown_length(file, start)
+
+
+def _is_mp3_of_unknown_length(file: BinaryIO, start: bytes) -> bool:
+    position = 0
+    if start.startswith(b"ID3"):
+        position = 10 + sum(byte << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=True))
+    rates = set()
+    for number in range(_FRAMES_LOOKED_AT):
+        file.seek(position)
+        frame = file.read(4 if number else 200)
+        length, kilobits = _mp3_frame(frame)
+        # The first frame may hold the number of all.
+        if not length or any(name in frame for name in (b"Xing", b"Info", b"VBRI")):
+            break
+        rates.add(kilobits)
+        position += length
+    return len(rates) > 1
+
+
+def _mp3_frame(head: bytes) -> tuple[int, int]:
+    """Bytes and kilobits per second of a frame of layer III; 0 bytes for what is none."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return 0, 0
+    version, index, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or index in (0, 15) or rate == 3:
+        return 0, 0
+    kilobits = _KILOBITS[3 if version == 3 else 2][index]
+    return (144 if version == 3 else 72) * 1000 * kilobits // _RATES[version][rate] + (head[2] >> 1 & 1), kilobits

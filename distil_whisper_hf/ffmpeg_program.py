@@ -26,6 +26,9 @@ _FORMATS = (
     (0, b"\xff\xf9", "aac"),
     (0, b"FLV\x01", "flv"),
     (8, b"AVI ", "avi"),
+    (0, b"OggS", "ogg of several streams, or with another codec"),
+    (0, b"\xff\xfb", "mp3 that does not say its length"),
+    (0, b"\xff\xf3", "mp3 that does not say its length"),
 )
 _INSTALL = "Install the ffmpeg program (apt install ffmpeg, brew install ffmpeg, https://ffmpeg.org)"
 
@@ -72,14 +75,16 @@ def decode_with_ffmpeg(
     fault = _fault(log, done.returncode, len(waveform) / sampling_rate if whole else None)
     if fault is not None:
         raise ValueError(
-            f"Expected an audio file, got {name}, which neither soundfile nor ffmpeg can decode: {fault}. Check that "
-            "the file is whole."
+            f"Expected an audio file, got {name} ({os.path.getsize(file)} bytes), which neither soundfile nor ffmpeg "
+            f"can decode: {fault}. Check that the file is whole."
         )
     return waveform
 
 
 def _fault(log: str, status: int, seconds: float | None) -> str | None:
     """Why a file was not decoded to its end; `seconds` is what came of a whole file."""
+    if re.search(r"Input #0, (hls|concat|dash|imf)\b", log):
+        return "it is a list of other files"
     errors = re.findall(r"\[(?:error|fatal)\] (.*)", log)
     if "matches no streams" in log:
         return "it has no sound"

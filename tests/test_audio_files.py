@@ -112,6 +112,36 @@ def test_damage_that_only_decoding_shows_is_not_given_to_ffmpeg(name: str, monke
         decode_file(whole[: len(whole) // 2], RATE, name)
 
 
+@pytest.mark.parametrize("kind", ["mp3", "ogg"])
+def test_what_soundfile_reads_in_part_is_not_read_by_it(kind: str, monkeypatch) -> None:
+    """Prevents the first half of a recording for the whole: libsndfile guesses the length of an mp3 by its first frame,
+    and ends with the first of several Ogg streams."""
+    parts = []
+    for hertz, level in ((440.0, 0.0), (550.0, 0.9)):
+        buffer = io.BytesIO()
+        mode = {"bitrate_mode": "CONSTANT"} if kind == "mp3" else {}
+        soundfile.write(buffer, tone(2.0, hertz=hertz), RATE, format=kind.upper(), compression_level=level, **mode)
+        parts.append(buffer.getvalue())
+    one = parts[0].replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
+    both = one + parts[1].replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
+    asked = []
+    monkeypatch.setattr("distil_whisper_hf.audio_files.decode_with_ffmpeg", lambda *_, **__: asked.append(1) or tone(4))
+    assert len(decode_file(both, RATE, kind).waveform) == len(tone(4)) and asked
+    asked.clear()
+    for whole in (one, parts[0], parts[1]):
+        assert len(decode_file(whole, RATE, kind).waveform) == pytest.approx(2 * RATE, abs=2500) and not asked
+
+
+def test_a_codec_that_cannot_be_searched_is_decoded_from_its_beginning() -> None:
+    """Prevents a WAV of a telephone from being taken for a damaged one."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.concatenate([tone(1.0, rate=8000), tone(1.0, rate=8000, hertz=880.0)]), 8000,
+                    format="WAV", subtype="GSM610")  # fmt: skip
+    assert len(decode_file(buffer.getvalue(), RATE, "gsm").waveform) == pytest.approx(16000, abs=400)
+    stretch = decode_file(buffer.getvalue(), RATE, "gsm", start=1.2, duration=0.5)
+    assert len(stretch.waveform) == 4000 and pitch(*stretch) == pytest.approx(880, abs=5)
+
+
 def test_names_say_nothing_about_content(tmp_path: Path, monkeypatch) -> None:
     """Prevents a TypeError for .raw, and a decoder chosen by a wrong extension."""
     monkeypatch.setenv("PATH", "")
@@ -190,6 +220,7 @@ def test_ffmpeg_gets_files_and_no_options(tmp_path: Path, monkeypatch, name: str
         (b"\x1a\x45\xdf\xa3" + bytes(9), r"Expected ffmpeg, to decode talk\.x \(webm or mkv\)"),
         (b"#!AMR\n" + bytes(9), r"Expected ffmpeg, to decode talk\.x \(amr\)"),
         (b"\xff\xf1" + bytes(9), r"Expected ffmpeg, to decode talk\.x \(aac\)"),
+        (b"OggS" + bytes(30), r"Expected ffmpeg, to decode talk\.x \(ogg of several streams"),
         (b"<html>not found", r"Expected an audio file, got talk\.x \(15 bytes\), .*Check that the file is whole"),
         (b"", r"Expected an audio file, got talk\.x \(0 bytes\)"),
     ],
@@ -218,7 +249,7 @@ def test_whatever_ffmpeg_reads_is_decoded(tmp_path: Path, name: str) -> None:
     with pytest.raises(StretchError, match=r"which lasts (3|2\.9)\.?\d* s, got 7 to 8 s"):
         decode_file(str(path), RATE, name, start=7.0, duration=1.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=rf"{name}, which (was cut short|neither soundfile nor ffmpeg can decode): "):
+    with pytest.raises(ValueError, match=rf"{name}.*(was cut short|neither soundfile nor ffmpeg can decode): "):
         decode_file(str(path), RATE, name)
 
 
@@ -238,10 +269,11 @@ def test_a_stretch_of_what_ffmpeg_reads_is_the_right_one(tmp_path: Path, name: s
 @needs_ffmpeg
 def test_a_playlist_is_refused(tmp_path: Path) -> None:
     """Prevents a file that makes ffmpeg fetch or open another one."""
-    write(tmp_path / "other.wav", 2.0)
+    write(tmp_path / "other.mp3", 2.0)
     for name, content in (
-        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"),
-        ("list.ffconcat", f"ffconcat version 1.0\nfile '{tmp_path}/other.wav'\n"),
+        ("far.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"),
+        ("near.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nother.mp3\n#EXT-X-ENDLIST\n"),
+        ("near.ffconcat", "ffconcat version 1.0\nfile other.mp3\n"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match="neither soundfile nor ffmpeg"):

@@ -109,7 +109,7 @@ AudioSource: TypeAlias = str | bytes | StoredAudio | AudioSegment | JoinedAudio 
 
 
 def audio_seconds(source: AudioSource) -> float:
-    """Length in s: by the header (about 0.1 ms a clip), or by decoding what only ffmpeg knows.
+    """Length in s: by the header (below 1 ms a clip), or by decoding what only ffmpeg knows.
 
     Raises:
         AudioError: no such file, one that was cut short, or that neither soundfile nor ffmpeg can decode.
