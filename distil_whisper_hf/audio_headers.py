@@ -27,10 +27,10 @@ _LAYOUTS = {
 # Wave, AIFF and 8SVX.
 _SAMPLES = (b"data", b"SSND", b"BODY")
 _IN_DS64 = 0xFFFFFFFF
+# More are no header, but what somebody made to be walked through for ever.
+_MOST_CHUNKS = 10_000
 _PAGE_HEAD = struct.Struct("<4s22xB")
 _LARGEST_PAGE = _PAGE_HEAD.size + 255 + 255 * 255
-
-
 # Kilobits per second of layer III by their index, of MPEG 1 and of MPEG 2 and 2.5; samples per second by the version.
 _KILOBITS = {
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -77,7 +77,9 @@ def find_samples(file: BinaryIO) -> Samples | None:
         return None
     form, position, multiple, counts_head, unknown = _LAYOUTS[start[:4]]
     head, long_size = struct.Struct(form), -1
-    while position + head.size <= end:
+    for _ in range(_MOST_CHUNKS):
+        if position + head.size > end:
+            break
         file.seek(position)
         name, size = head.unpack(file.read(head.size))
         size -= head.size * counts_head
@@ -96,7 +98,9 @@ def find_samples(file: BinaryIO) -> Samples | None:
 
 def _are_chunks(file: BinaryIO, position: int, end: int) -> bool:
     """Whether the rest of a RIFF file is chunks and no samples."""
-    while position + 8 <= end:
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > end:
+            break
         file.seek(position)
         name, size = struct.unpack("<4sI", file.read(8))
         if not (name.isascii() and name.decode().isprintable()):
@@ -110,7 +114,7 @@ def _au_samples(start: bytes, end: int) -> Samples | None:
     if len(start) < 12:
         return None
     offset, size = struct.unpack(f"{order}II", start[4:12])
-    return Samples(offset, None if size in (0, _IN_DS64) else size, end - offset)
+    return Samples(offset, None if size in (0, _IN_DS64) else size, max(0, end - offset))
 
 
 def _nist_samples(start: bytes, end: int) -> Samples | None:
@@ -120,7 +124,7 @@ def _nist_samples(start: bytes, end: int) -> Samples | None:
     if offset is None or b"pcm" not in start or not {b"sample_count", b"sample_n_bytes"} <= fields.keys():
         return None
     announced = fields[b"sample_count"] * fields[b"sample_n_bytes"] * fields.get(b"channel_count", 1)
-    return Samples(int(offset[1]), announced, end - int(offset[1]))
+    return Samples(int(offset[1]), announced, max(0, end - int(offset[1])))
 
 
 def _cut_page(file: BinaryIO) -> str | None:
