@@ -114,10 +114,10 @@ def _open(file: str | bytes, name: str) -> Any:
             raise ValueError(
                 f"Expected the whole of {name}, which was cut short: {missing}. Fetch it again or leave it out."
             )
-        if samples is not None and samples.announced is None:
-            file = _with_length(content, samples.offset)
         if is_read_in_part(content):
             return None
+        if samples is not None and samples.announced is None:
+            file = _with_length(content, samples.offset) or file
     try:
         return soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file)
     # A TypeError for what ends in .raw, which soundfile takes for samples without a header.
@@ -159,13 +159,15 @@ def _soundfile(name: str) -> ModuleType:
     return soundfile
 
 
-def _with_length(content: BinaryIO, offset: int) -> bytes:
-    """The bytes of a WAV whose writer never came back to its header, with "not known" for its length of 0."""
+def _with_length(content: BinaryIO, offset: int) -> bytes | None:
+    """The bytes of a WAV whose writer never came back to its header, with "not known" for its length of 0; None for
+    any other file."""
+    content.seek(offset - 4)
+    if content.read(4) != bytes(4):
+        return None
     content.seek(0)
-    whole = bytearray(content.read())
-    if whole[offset - 4 : offset] == bytes(4):
-        whole[offset - 4 : offset] = b"\xff" * 4
-    return bytes(whole)
+    whole = content.read()
+    return whole[: offset - 4] + b"\xff" * 4 + whole[offset:]
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,8 @@
 """Whether the end of a sound file is there: the bytes that its header announces against those that follow.
 
-libsndfile reads what is left of an uncompressed file or of an Ogg stream, and says nothing about the rest. Only heads
-of chunks are read here, so that every file of a data set can be looked at.
+libsndfile reads what is left of an uncompressed file or of an Ogg stream, and says nothing about the rest; of some mp3
+and Ogg files that are whole it reads a part. Only heads of chunks, pages and frames are read here, so that every file
+of a data set can be looked at.
 """
 
 from __future__ import annotations
@@ -62,6 +63,16 @@ def shortage(file: BinaryIO) -> str | None:
     if samples is None or samples.announced is None or samples.there >= samples.announced - _SLACK:
         return None
     return f"its header announces {samples.announced} bytes of samples, {samples.there} are there"
+
+
+def is_read_in_part(file: BinaryIO) -> bool:
+    """Whether libsndfile reads the beginning of a file for the whole: of an mp3 whose bit rate varies and that does not
+    say its length, which is then guessed by the first frame; of several Ogg streams behind one another the first."""
+    file.seek(0)
+    start = file.read(18)
+    if start.startswith(b"OggS"):
+        return _last_page(file)[14:18] not in (start[14:], b"")
+    return _is_mp3_of_unknown_length(file, start)
 
 
 def find_samples(file: BinaryIO) -> Samples | None:
@@ -145,16 +156,6 @@ def _last_page(file: BinaryIO) -> bytes:
     file.seek(max(0, end - _LARGEST_PAGE))
     tail = file.read()
     return tail[tail.rfind(b"OggS") :]
-
-
-def is_read_in_part(file: BinaryIO) -> bool:
-    """Whether libsndfile reads the beginning of a file for the whole: of an mp3 whose bit rate varies and that does not
-    say its length, which is then guessed by the first frame; of several Ogg streams behind one another the first."""
-    file.seek(0)
-    start = file.read(18)
-    if start.startswith(b"OggS"):
-        return _last_page(file)[14:18] not in (start[14:], b"")
-    return _is_mp3_of_unknown_length(file, start)
 
 
 def _is_mp3_of_unknown_length(file: BinaryIO, start: bytes) -> bool:

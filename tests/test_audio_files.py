@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from ffmpeg import FORMATS, make, needs_ffmpeg
+from ffmpeg_files import FORMATS, make, needs_ffmpeg
 from speech_files import encoded, tone, write
 
 from distil_whisper_hf.audio_files import StretchError, decode_file, file_seconds

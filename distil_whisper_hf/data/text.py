@@ -18,6 +18,7 @@ _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»"}
 _SPECIAL_TOKEN = re.compile(r"<\|[^<>|]{0,40}\|>")
 # With its semicolon alone: "R&D" and "this&that" are texts.
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
+_TIMES_ESCAPED = 3
 # What decoders write for bytes that they do not understand.
 _REPLACEMENT = "\ufffd"
 
@@ -70,8 +71,8 @@ def text_notes(text: str) -> list[NoteKind]:
 
 def _unescaped(text: str) -> str:
     """With HTML entities, also those that were escaped twice, as what they stand for."""
-    while (unescaped := _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)) != text:
-        text = unescaped
+    for _ in range(_TIMES_ESCAPED):
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     return text
 
 
