@@ -43,7 +43,8 @@ class Corpus:
     report: ScreeningReport
 
     def save(self, folder: Path) -> None:
-        """Write `splits.json` (ids of every set) and `rejections.jsonl` into `folder`, whole or not at all."""
+        """Write `splits.json` (ids of every set), `rejections.jsonl` and `notes.jsonl` into `folder`, each whole or not
+        at all."""
         folder.mkdir(parents=True, exist_ok=True)
         ids = {name: [clip.id for clip in getattr(self.splits, name)] for name in SPLITS}
         sets = {name: [clip.id for clip in clips] for name, clips in self.test_sets.items()}

@@ -126,10 +126,10 @@ def test_a_dry_run_shows_what_would_be_trained_on(base, speech, tmp_path, capsys
     (far / "metadata.csv").write_text("file_name,text,language\nclip.wav,far away,ca\n")
     assert main(words("train", base, speech, output, "--dry_run", "--test_data", str(far))) == 0
     printed = capsys.readouterr().out
-    assert "1 unreadable" in printed and "3 speakers" in printed and "test set far (out of domain): 1 clips" in printed
+    assert "1 missing" in printed and "3 speakers" in printed and "test set far (out of domain): 1 clips" in printed
     assert printed.count("(0.40 s, expert ca)") == 5
     assert "<|ca|><|transcribe|><|notimestamps|> text " in printed and "<|endoftext|>" in printed
-    assert sorted(path.name for path in output.iterdir()) == ["rejections.jsonl", "splits.json"]
+    assert sorted(path.name for path in output.iterdir()) == ["notes.jsonl", "rejections.jsonl", "splits.json"]
     first = json.loads((output / "splits.json").read_text())["train"][:5]
     assert all(f"  {name} (" in printed for name in first)
 
