@@ -17,12 +17,12 @@ PACKAGE = __name__.rpartition(".")[0]
 # A module of 0.1 -> the modules that its names are in now, looked through in this order.
 MODULES: dict[str, tuple[str, ...]] = {
     "cards": ("publishing.card",),
-    "checkpoints": ("original_release",),
+    "checkpoints": ("original_release", "base_fingerprint", "expert_header", "untrusted_files", "whole_checkpoint"),
     "commands.evaluation_sets": ("evaluation.evaluated_clips",),
     "commands.programs": ("commands.runs",),
     "commands.scoring": ("commands.final_scores", "evaluation.systems.hypotheses", "evaluation.systems.gates"),
     "commands.speech": ("data.corpus", "data.arguments", "data.atomic_files"),
-    "configuration_distil_whisper": ("languages", "original_release"),
+    "configuration_distil_whisper": ("languages", "original_release", "expert_form"),
     "evaluation": (
         "evaluation.scores.metrics",
         "evaluation.scores.normalization",
@@ -68,7 +68,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "evaluation.utterances": ("evaluation.systems.outcomes", "data.clips"),
     "generation_distil_whisper": ("routing", "expert_verbs"),
     "hub": ("publishing.push",),
-    "language_experts": ("routing",),
+    "language_experts": ("routing", "gates"),
     "listing": ("publishing.listing",),
     "pipeline_distil_whisper": ("audio_input",),
     "publishing": ("publishing.release",),

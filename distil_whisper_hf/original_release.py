@@ -6,14 +6,16 @@ expert is `expert.<language's English name>.bin`, a pickled state dict. Everythi
 
 from __future__ import annotations
 
-import pickle
+import pickletools
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .languages import WHISPER_LANGUAGES
+from .untrusted_files import ExpertFileError
 
 # Fields of the original's configuration -> ours; None: read and dropped.
 CONFIG_FIELDS = {
@@ -27,6 +29,16 @@ CONFIG_FIELDS = {
 }
 # The shared path's weights -> plain Whisper's, as a `key_mapping` of `from_pretrained`.
 BASE_KEYS = {r"\.ffn_clsr\.proj\.shared\.": "."}
+# What a pickled state dict of tensors calls.
+PICKLED = {
+    "collections OrderedDict",
+    "torch BFloat16Storage",
+    "torch FloatStorage",
+    "torch HalfStorage",
+    "torch._utils _rebuild_tensor_v2",
+}
+# Bytes of a pickle: names and shapes alone, for the tensors stand beside it.
+PICKLE_LIMIT = 1 << 20
 # model.encoder.layers.0.ffn_clsr.proj.catalan.fc1.weight, ….ffn_clsr.gate_in.catalan.bias
 _EXPERT_KEY = re.compile(
     r"model\.(?P<layer>(?:encoder|decoder)\.layers\.\d+)\.ffn_clsr\."
@@ -70,20 +82,46 @@ def expert_key(key: str, language: str) -> str:
     return f"{found['layer']}.{found['linear'] or found['gate']}.{found['end']}"
 
 
-def read_original_expert(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an original expert's file under our names.
+def read_original_expert(path: Path, size: int) -> dict[str, torch.Tensor]:
+    """The tensors of an original expert's file of `size` bytes under our names.
+
+    What would run code or take more memory than the file has bytes is refused before torch reads it: a compressed
+    archive, and a pickle that calls anything but what rebuilds a tensor. The archive's checksums are compared.
 
     Raises:
-        ValueError: anything but tensors in the pickle, or a damaged file.
+        ExpertFileError: anything but tensors in the pickle, or a damaged file.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            _check_archive(archive, size)
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            "expected tensors only, as the original release has them, got what cannot be read safely: "
+    except OSError:
+        raise
+    # Anything: neither library says what it raises for a file that it did not write.
+    except Exception as error:
+        raise ExpertFileError(
+            f"{path}: expected tensors only, as the original release has them, got what cannot be read safely: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}."
         ) from error
     if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
-        raise ValueError(f"expected tensors by name, got {type(state_dict).__name__}.")
+        raise ExpertFileError(f"{path}: expected tensors by name, got {type(state_dict).__name__}.")
     language = path.name.removeprefix("expert.").removesuffix(".bin")
-    return {expert_key(key, language): tensor for key, tensor in state_dict.items()}
+    return {expert_key(str(key), language): tensor for key, tensor in state_dict.items()}
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError for what torch would be led to take memory by, or for bytes that are not those written."""
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or size < sum(
+        member.file_size for member in members
+    ):
+        raise ValueError("its parts are said to be larger than the file")
+    pickled = next((member for member in members if member.filename.endswith("/data.pkl")), None)
+    if pickled is None or pickled.file_size > PICKLE_LIMIT:
+        raise ValueError(f"{'no pickle' if pickled is None else f'a pickle of {pickled.file_size} bytes'} in it")
+    for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
+        if opcode.name == "STACK_GLOBAL" or (opcode.name in ("GLOBAL", "INST") and argument not in PICKLED):
+            raise ValueError(f"a call of {argument}")
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} differs from its checksum")

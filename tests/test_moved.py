@@ -18,6 +18,7 @@ NAMES = json.loads((Path(__file__).parent / "public_names_0_1.json").read_text(e
 GONE = {
     "cards.HUB_LANGUAGES": "languages.hub_language",
     "checkpoints.ORIGINAL_KEYS": "the original's key names are parsed, see original_release.expert_key",
+    "configuration_distil_whisper.MULTILINGUAL_VOCABULARY_SIZES": "DistilWhisperConfig.special_token_ids",
     "evaluation.metrics.Untranscribed": "clips without a hypothesis always count as deleted",
     "listing.ORIGINAL_FILE": "original_release.original_language",
     "results.CHOICES": "the dataclasses of publishing.measured_results say what a field may be",

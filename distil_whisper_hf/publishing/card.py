@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..expert_form import ExpertForm
 from ..languages import hub_language
 from ..markdown import one_line, table
 from .measured_results import OWN_SYSTEM, BiasFigure, Gates, MeasuredResults, Row
@@ -124,8 +125,11 @@ def _metadata(
 
 def _size(entry: Mapping[str, Any], size: int | None) -> str:
     said = "not known" if size is None else f"{size / 1e6:.1f} MB"
-    sides = entry.get("sides", "both")
-    return said if sides == "both" else f"{said}, {one_line(sides)} alone"
+    form = ExpertForm.from_entry(entry)
+    if form.rank is not None:
+        ranks = " and ".join(str(rank) for rank in dict.fromkeys(form.rank_of(side) for side in form.stacks))
+        said += f", compact (rank {ranks})"
+    return said if form.sides == "both" else f"{said}, {form.sides} alone"
 
 
 def _spoken(entry: Mapping[str, Any], results: MeasuredResults) -> str | None:

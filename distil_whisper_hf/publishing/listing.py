@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import SafetensorsParsingError
+from huggingface_hub.utils import SafetensorsFileMetadata
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from ..checkpoints import ExpertFileError, read_header
+from ..checkpoints import listed_experts
 from ..configuration_distil_whisper import EXPERT_NAME
+from ..expert_header import read_header
 from ..original_release import original_language
+from ..untrusted_files import ExpertFileError, read_json
 
 # A name that is none of ours is no expert, whatever a repository calls its files.
 EXPERT_FILE = re.compile(rf"expert\.({EXPERT_NAME.pattern})\.safetensors")
@@ -63,18 +64,18 @@ def list_experts(
     info = api.model_info(repo_id, revision=revision, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     config = remote_config(repo_id, info.sha, sizes, token)
-    listed = config.get("language_experts", {})
+    listed = listed_experts(config, f"{repo_id}/{CONFIG_NAME}")
     found: dict[str, ListedExpert] = {}
     for filename, size in sorted(sizes.items()):
         ours, code = EXPERT_FILE.fullmatch(filename), original_language(filename)
         if ours:
-            header = remote_header(api, repo_id, filename, info.sha)
-            name, language, training, base = read_header(filename, header)[:4]
-            if name == ours[1]:
-                found[name] = ListedExpert(name, language, base, training, size, filename)
+            header = remote_header(api, repo_id, filename, info.sha).metadata
+            one = read_header(filename, header)
+            if one.name == ours[1]:
+                found[one.name] = ListedExpert(one.name, one.language, one.base_model, one.training, size, filename)
         elif code is not None:
             found.setdefault(code, ListedExpert(code, code, None, {}, size, filename))
-    inside = {name: entry for name, entry in listed.items() if name not in found and EXPERT_NAME.fullmatch(name)}
+    inside = {name: entry for name, entry in listed.items() if name not in found}
     weights = _inside_sizes(api, repo_id, info.sha, sizes, inside) if inside else {}
     for name, entry in inside.items():
         if weights.get(name):
@@ -93,14 +94,14 @@ def remote_config(repo_id: str, commit: str, files: Iterable[str], token: str | 
     """A repository's config.json at a commit; empty if it has none."""
     if CONFIG_NAME not in files:
         return {}
-    return json.loads(Path(hf_hub_download(repo_id, CONFIG_NAME, revision=commit, token=token)).read_text("utf-8"))
+    return read_json(hf_hub_download(repo_id, CONFIG_NAME, revision=commit, token=token))
 
 
-def remote_header(api: HfApi, repo_id: str, filename: str, commit: str) -> dict[str, str]:
-    """What a safetensors file in a repository says about itself, for `checkpoints.read_header`."""
+def remote_header(api: HfApi, repo_id: str, filename: str, commit: str) -> SafetensorsFileMetadata:
+    """What a safetensors file in a repository says about itself and its tensors."""
     try:
-        return api.parse_safetensors_file_metadata(repo_id, filename, revision=commit).metadata
-    except (SafetensorsParsingError, KeyError, ValueError, TypeError) as error:
+        return api.parse_safetensors_file_metadata(repo_id, filename, revision=commit)
+    except (SafetensorsParsingError, RecursionError, KeyError, ValueError, TypeError) as error:
         raise ExpertFileError(
             f"{repo_id}/{filename}: expected a safetensors file, its header cannot be read ({error}). Push it again."
         ) from error
@@ -111,7 +112,7 @@ def _inside_sizes(api: HfApi, repo_id: str, commit: str, files: Iterable[str], n
     sizes = dict.fromkeys(names, 0)
     for filename in files:
         if filename.endswith(".safetensors") and is_weight_file(filename):
-            tensors = api.parse_safetensors_file_metadata(repo_id, filename, revision=commit).tensors
+            tensors = remote_header(api, repo_id, filename, commit).tensors
             for key, tensor in tensors.items():
                 name = key.partition(".language_experts.")[2].partition(".")[0]
                 if name in sizes:

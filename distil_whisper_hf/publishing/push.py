@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,12 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME
 
-from ..checkpoints import GEOMETRY, ExpertFileError, check_same_base, expert_filename, read_header
+from ..base_fingerprint import check_same_base
+from ..checkpoints import expert_filename, listed_experts
 from ..configuration_distil_whisper import DistilWhisperConfig
+from ..expert_header import GEOMETRY, read_header
+from ..secret_tokens import TOKEN, without_tokens
+from ..untrusted_files import ExpertFileError, read_json
 from .card import is_own_card, model_card
 from .listing import EXPERT_FILE, WEIGHTS, check_token, is_weight_file, remote_config, remote_header
 from .measured_results import MeasuredResults, eval_result_file, read_results
@@ -53,7 +56,6 @@ PUSHED = (
     *SHARED_FILES,
 )
 MODEL_CODE = "modeling_distil_whisper.py"
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 ATTEMPTS = 8
 # What the Hub answers when the branch has moved since, or another commit is being made.
 MOVED = (409, 412)
@@ -112,14 +114,15 @@ def push_folder(folder: str | os.PathLike, repo_id: str, options: PushOptions = 
     """
     folder = Path(folder)
     files = folder_files(folder)
-    if CONFIG_NAME not in files or _config(folder).get("model_type") != DistilWhisperConfig.model_type:
+    config = read_json(folder / CONFIG_NAME) if CONFIG_NAME in files else {}
+    if config.get("model_type") != DistilWhisperConfig.model_type:
         raise ValueError(
             f"Expected a folder with a DistilWhisper {CONFIG_NAME}, got {str(folder)!r} with "
             f"{', '.join(files) or 'no file of a model'}. Make one with `distil-whisper release` or `save_pretrained`."
         )
     secrets = {secret for secret in (options.token, get_token()) if isinstance(secret, str) and secret}
     check_no_token(folder, files, secrets)
-    names = ", ".join(_config(folder).get("language_experts", {})) or "no expert"
+    names = ", ".join(listed_experts(config, folder / CONFIG_NAME)) or "no expert"
     push = _Push(folder, files, repo_id, options)
     try:
         push.prepare()
@@ -154,19 +157,6 @@ def check_no_token(folder: Path, files: Iterable[str], secrets: Iterable[str] = 
             raise ValueError(f"Expected no token in files to publish, found one in {name}. Take it out, and revoke it.")
 
 
-def without_tokens(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` with every token in it replaced."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        # As it stands and without line ends, as a header shows it.
-        for form in (repr(secret)[1:-1], secret, secret.strip()):
-            text = text.replace(form, "[token]")
-    return TOKEN.sub("[token]", text)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-
-
 def _explain(error: Exception, push: _Push, secrets: Iterable[str]) -> str:
     # The client wraps the reason of a failed upload.
     chain = [one for one in (error, error.__cause__) if one is not None]
@@ -196,7 +186,7 @@ class _Push:
         self.created = self.sent = False
         self.additions: list[CommitOperationAdd] = []
         self.weights = [name for name in files if name.endswith(".safetensors")]
-        self.config = _config(folder)
+        self.config = read_json(folder / CONFIG_NAME)
 
     def prepare(self) -> None:
         """Make repository and branch if need be, and send the weights, which are part of nothing until the commit."""
@@ -302,7 +292,7 @@ class _Push:
         there = [name for name in sorted(remote) if EXPERT_FILE.fullmatch(name) and name not in here]
         if not here or not there:
             return
-        theirs = read_header(there[0], remote_header(self.api, self.repo_id, there[0], head))
+        theirs = read_header(there[0], remote_header(self.api, self.repo_id, there[0], head).metadata)
         for name in here:
             mine = read_header(self.folder / name)
             check_same_base(mine.name, mine.fingerprint, theirs.fingerprint, mine.base_model, theirs.base_model)

@@ -17,7 +17,8 @@ from huggingface_hub import CommitInfo
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import CONFIG_NAME
 
-from ..checkpoints import ExpertFile, local_experts, write_expert
+from ..checkpoints import ExpertFile, listed_experts, local_experts, write_expert
+from ..untrusted_files import read_json
 from .card import model_card
 from .listing import is_weight_file
 from .measured_results import eval_result_file, read_results
@@ -67,8 +68,8 @@ def complete_release(
         OSError: no processor given, and the base has none.
     """
     folder = Path(folder)
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    experts = config["language_experts"]
+    config = read_json(folder / CONFIG_NAME)
+    experts = listed_experts(config, folder / CONFIG_NAME)
     stray = sorted((results or {}).keys() - experts.keys())
     if stray:
         raise ValueError(f"Expected results of {', '.join(experts) or 'no expert'}, got some of {stray[0]!r}.")

@@ -257,7 +257,7 @@ def test_tokens_are_told_apart_and_never_shown(hub, run, pushed, home, tmp_path)
         answer = run.answer(code)
         assert answer["error"] == "ValueError" and broken.strip() not in answer["traceback"]
     shown = run(
-        "from distil_whisper_hf.publishing.push import without_tokens\n"
+        "from distil_whisper_hf.secret_tokens import without_tokens\n"
         f"result = without_tokens('Bearer ' + repr({broken!r}) + ' other-secret', [{broken!r}, 'other-secret'])"
     )
     assert shown == "Bearer '[token]' [token]"
@@ -413,9 +413,9 @@ def test_downloads_are_checked_and_resumed(hub, run, pushed):
     )
     for code, error in (
         ("fresh.load_expert('gl', 'user/copies')", "ExpertFileError"),
-        ("fresh.load_expert('uk', 'user/copies')", "FileNotFoundError"),
-        ("fresh.load_expert('gl', 'user/copies', revision='nowhere')", "OSError"),
-        ("fresh.load_expert('gl', 'user/nothing')", "OSError"),
+        ("fresh.load_expert('uk', 'user/copies')", "MissingExpertError"),
+        ("fresh.load_expert('gl', 'user/copies', revision='nowhere')", "MissingExpertError"),
+        ("fresh.load_expert('gl', 'user/nothing')", "MissingExpertError"),
     ):
         assert run.answer(code)["error"] == error
     assert run("result = fresh.expert_names") == ["ca"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distil_whisper_hf.data.places import check_hub_name, local_or_hub
+from distil_whisper_hf.places import check_hub_name, local_or_hub
 
 WHAT = "a Whisper (--model)"
 

@@ -27,8 +27,9 @@ def local_or_hub(name: str, what: str) -> str:
     Raises:
         ValueError: it looks like a path and there is nothing, or it is neither a path nor a Hub name.
     """
-    path = Path(name).expanduser()
-    if name and path.exists():
+    path = Path(os.path.expanduser(name))
+    # Not Path.exists, which raises for a name that is too long or a folder that may not be looked into.
+    if name and os.path.exists(path):
         return str(path) if name.startswith("~") else name
     if not name or not looks_like_path(name):
         try:
@@ -68,10 +69,12 @@ def missing_path(path: str | os.PathLike, what: str) -> str:
     """A sentence for a path that is not there, with the nearest name in the folder where it would be."""
     path = Path(path)
     below = path
-    while not below.parent.exists():
+    while not os.path.exists(below.parent):
         below = below.parent
     if below.parent.is_file():
         return f"Expected {what}, {str(path)!r} does not exist: {str(below.parent)!r} is a file."
+    if not os.access(below.parent, os.R_OK | os.X_OK):
+        return f"Expected {what} in {str(path)!r}, {str(below.parent)!r} may not be looked into."
     there = os.listdir(below.parent) if below.parent.is_dir() else []
     near = difflib.get_close_matches(below.name, there, n=1)
     place = f"{str(below.parent)!r} has no {below.name!r}" if below != path else ""
