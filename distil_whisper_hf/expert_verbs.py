@@ -1,30 +1,36 @@
-"""What one does with experts: add, load, save, interpolate, remove, push, and let them train."""
+"""What one does with experts: add, load, save, interpolate, compress, remove, and let them train."""
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from huggingface_hub import CommitInfo
+from transformers.utils import logging
 
-from .checkpoints import ExpertFile, check_base, fingerprint_base, read_expert, write_expert
-from .configuration_distil_whisper import EXPERT_SIDES, check_expert_name, check_sides
+from .base_fingerprint import fingerprint_base
+from .checkpoints import ExpertFile, check_base, extra_fields, read_expert, write_expert
+from .compact_experts import CompactExpert
+from .compression import compress
+from .configuration_distil_whisper import check_expert_name
+from .expert_form import EXPERT_SIDES, ExpertForm
+from .hub_verbs import HubVerbsMixin
 from .languages import WHISPER_LANGUAGES, language_code, token_language
+from .routing import LoadedExperts
+from .untrusted_files import ExpertFileError
 
 if TYPE_CHECKING:
-    from transformers.models.whisper.modeling_whisper import WhisperPreTrainedModel as _Model
-
     from .configuration_distil_whisper import DistilWhisperConfig
-    from .language_experts import LanguageExpert
+    from .language_experts import Expert
     from .layers_distil_whisper import ExpertLayer
-else:
-    _Model = object
+logger = logging.get_logger(__name__)
 
-# What stands for plain Whisper where an expert is named.
-SHARED = "shared"
+# Changes of experts come one after the other. Who uses them needs no lock: see `LoadedExperts`.
+_CHANGES = threading.RLock()
 
 
 def is_expert_key(key: str) -> bool:
@@ -32,31 +38,20 @@ def is_expert_key(key: str) -> bool:
     return ".language_experts." in key
 
 
-def _pushing() -> tuple[Any, Any, Any]:
-    """What pushes experts, what pushes models, and their options."""
-    # By its absolute name and in a `try`: remote code is copied with what it imports relatively, and what publishes is
-    # no part of it.
-    try:
-        from distil_whisper_hf.publishing.push import PushOptions
-        from distil_whisper_hf.publishing.release import push_experts, push_model
-    except ImportError as error:
-        raise ImportError(
-            "Expected the package distil_whisper_hf, to push to the Hub: the code in a repository only opens models. "
-            "Install the package."
-        ) from error
-    return push_experts, push_model, PushOptions
-
-
-class ExpertVerbsMixin(_Model):
+class ExpertVerbsMixin(HubVerbsMixin):
     """The verbs for experts, for every model class that holds a whole encoder and decoder."""
 
     if TYPE_CHECKING:
         config: DistilWhisperConfig
 
+        # The model itself, or the one inside that has encoder and decoder.
+        @property
+        def base_model(self) -> Any: ...
+
     @property
     def expert_names(self) -> tuple[str, ...]:
         """Names of the loaded experts; `expert_ids` are indices into it."""
-        return tuple(self.config.language_experts)
+        return self.base_model.loaded_experts.names
 
     def expert_index(self, name: str) -> int:
         """Index of a loaded expert, as `expert_ids` have it; -1 for "shared", the shared path.
@@ -64,17 +59,20 @@ class ExpertVerbsMixin(_Model):
         Raises:
             KeyError: an expert that is not loaded.
         """
-        if name == SHARED:
-            return -1
-        if name not in self.expert_names:
-            raise KeyError(
-                f"Expected a loaded expert, got {name!r}. Loaded: {', '.join(self.expert_names) or 'none'}. "
-                f"Call model.load_expert({name!r}, ...) first."
-            )
-        return self.expert_names.index(name)
+        return self.base_model.loaded_experts.index(name)
 
-    def add_expert(self, name: str, language: str | None = None, *, sides: str = "both") -> None:
-        """Add a new expert: a copy of the shared path in every layer, its gates at their start.
+    def add_expert(
+        self,
+        name: str,
+        language: str | None = None,
+        *,
+        sides: str = "both",
+        rank: int | Mapping[str, int] | None = None,
+        targets: str | Iterable[str] = "ffn",
+        bias: bool = False,
+    ) -> None:
+        """Add a new expert, which changes nothing yet: a full one, a copy of the shared path in every layer, or with a
+        `rank` a compact one, products of thin matrices that are added to Whisper's weights (see `compact_experts`).
 
         Args:
             name: "ca" for the expert that all Catalan takes; another name ("ca-medical", "sc") for one that is taken
@@ -84,65 +82,91 @@ class ExpertVerbsMixin(_Model):
                 without a token, name a close one: its proxy.
             sides: "both", or "encoder" or "decoder" for an expert in the layers of that one alone, at about half the
                 size; the other stays Whisper's.
+            rank: of a compact expert, from 1 to the model's width, or one by side: `{"encoder": 8, "decoder": 16}`.
+            targets: what a compact expert changes: "ffn", the feed-forward networks, behind the gate; "all", also the
+                projections of attention, without a gate; or some of "ffn", "q_proj", "k_proj", "v_proj" and "out_proj".
+            bias: whether a compact expert changes biases too.
 
         Raises:
             ValueError: a name that cannot be used, is loaded already, or is a language's but not Whisper's code of it;
-                an unknown language, one that the vocabulary has no token for, or other sides.
+                an unknown language, one that the vocabulary has no token for; other sides or targets, or a rank out of
+                its range.
         """
         self._check_new(name)
         code = self._language_of_name(name) if language is None else self._language_code(language)
-        self._check_unquantized("Add and train experts on the unquantised base, then `load_expert` them.")
+        form = self.config.check_form(ExpertForm(sides, rank, targets, bias))
+        if rank is None:
+            self._check_unquantized("Give a rank, or add and train experts on the unquantised base.")
         new = {}
-        for layer_name, layer in self._layers(EXPERT_SIDES[check_sides(sides)]):
-            weight = layer.fc1.weight
-            new[layer_name] = layer.new_expert(self.config).to(weight.device, weight.dtype).train(layer.training)
-            new[layer_name].copy_feed_forward(layer.fc1, layer.fc2)
-        entry = {} if sides == "both" else {"sides": sides}
-        self._attach(name, new, {"language": code, **entry})
+        for layer_name, layer in self._layers(form.stacks):
+            # The layer norm is never quantised; beside weights that are, an expert trains in full precision.
+            norm = layer.final_layer_norm.weight
+            dtype = norm.dtype if layer.fc1.weight.is_floating_point() else torch.float32
+            expert = layer.new_expert(self.config, form).to(norm.device, dtype)
+            expert.start_from(layer.fc1, layer.fc2)
+            new[layer_name] = expert.train(layer.training)
+        self._attach(name, new, {"language": code, **form.entry})
 
     def load_expert(self, name: str | Iterable[str], source: str | os.PathLike, **hub: Any) -> None:
         """Load experts from a folder, a Hub repository or a file: `expert.<name>.safetensors`, the original release's
         `expert.<language>.bin`, or a whole checkpoint. Everything is checked before the model is touched.
 
         Args:
-            name: one expert, or several.
+            name: one expert, or several: all of them, or none if one is refused.
             source: folder, repository, or path of the file.
             hub: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
-            ValueError: a name that cannot be used or is loaded already.
-            FileNotFoundError: no such expert there.
-            ExpertFileError: a damaged file, or an expert of another format, name, geometry or base.
+            ValueError: a name that cannot be used, is there twice or is loaded already.
+            MissingExpertError: no such expert there; an ExpertFileError and a FileNotFoundError.
+            ExpertFileError: a damaged file, or an expert of another format, name, language, geometry or base.
         """
         names = [name] if isinstance(name, str) else list(name)
         for one in names:
             self._check_new(one)
+        if len(set(names)) < len(names):
+            raise ValueError(f"Expected each expert once, got {', '.join(names)}.")
         experts = [read_expert(one, source, self.config, **hub) for one in names]
         fingerprint = self.base_fingerprint()
         for expert in experts:
+            self._check_language(expert)
             check_base(expert, fingerprint, self.config.base_model_name_or_path)
-        for expert in experts:
-            layers = self._layers(EXPERT_SIDES[expert.sides])
-            self._attach(
-                expert.name, {key: self._loaded_expert(layer, key, expert) for key, layer in layers}, expert.entry
-            )
+        # All are made before the first is attached.
+        loaded = [
+            {key: self._loaded_expert(layer, key, expert) for key, layer in self._layers(expert.form.stacks)}
+            for expert in experts
+        ]
+        for expert, layers in zip(experts, loaded, strict=True):
+            self._attach(expert.name, layers, expert.entry)
+            if not expert.fingerprint:
+                logger.warning_once(
+                    f"Expert {expert.name!r} is of the original release, whose files have neither a hash nor their "
+                    "base's fingerprint. `distil-whisper convert` rewrites them."
+                )
 
-    def save_expert(self, name: str, folder: str | os.PathLike) -> Path:
-        """Write one expert as `expert.<name>.safetensors` into `folder` (made if needed); returns its path."""
-        return write_expert(self.expert_file(name), folder, self.config)
+    def save_expert(self, name: str, folder: str | os.PathLike, *, dtype: str | None = None) -> Path:
+        """Write one expert as `expert.<name>.safetensors` into `folder` (made if needed); returns its path.
+
+        Args:
+            dtype: "float32", "float16" or "bfloat16" to store it in, whatever the model computes in; None: as it is.
+
+        Raises:
+            KeyError: an expert that is not loaded.
+            ValueError: numbers that are not finite, or are not in `dtype`; another `dtype`.
+        """
+        return write_expert(self.expert_file(name), folder, self.config, dtype=dtype)
 
     def expert_file(self, name: str) -> ExpertFile:
         """What `save_expert` writes: a loaded expert's tensors and what its file says about it."""
         self._check_loaded(name)
-        prefixes = {f"{layer}.language_experts.{name}.": f"{layer}." for layer, _ in self.expert_layers(name)}
-        state_dict = self.base_model.state_dict()
+        loaded = self.base_model.loaded_experts
         tensors = {
-            short + key.removeprefix(prefix): state_dict[key]
-            for prefix, short in prefixes.items()
-            for key in state_dict
-            if key.startswith(prefix)
+            f"{layer}.{key}": tensor
+            for layer, networks in loaded.networks.items()
+            if name in networks
+            for key, tensor in networks[name].state_dict().items()
         }
-        entry = self.config.language_experts[name]
+        entry = loaded.entries[name]
         return ExpertFile(
             name,
             entry.get("language"),
@@ -150,18 +174,18 @@ class ExpertVerbsMixin(_Model):
             self.config.base_model_name_or_path,
             self.base_fingerprint(),
             entry.get("training", {}),
-            entry.get("sides", "both"),
+            ExpertForm.from_entry(entry),
+            extra_fields(entry),
         )
 
     def remove_expert(self, name: str) -> None:
-        """Forget an expert; the others stay as they are."""
-        self._check_loaded(name)
-        for _, layer in self.expert_layers(name):
-            del layer.language_experts[name]
-        del self.config.language_experts[name]
+        """Forget an expert; the others stay as they are. Calls under way in other threads end with it."""
+        with _CHANGES:
+            self._check_loaded(name)
+            self._set_experts({key: entry for key, entry in self.config.language_experts.items() if key != name})
 
     def interpolate_expert(self, name: str, weight: float) -> None:
-        """Take a trained expert part of the way back to the shared path that it started from, in place.
+        """Take a trained expert part of the way back to the shared path that it started from.
 
         Every feed-forward weight becomes `(1 - weight) · shared + weight · expert`; gates stay as they are. What was
         learned on little speech of one kind holds better elsewhere then, at some cost where it was learned
@@ -178,85 +202,80 @@ class ExpertVerbsMixin(_Model):
         self._check_loaded(name)
         if not 0.0 <= weight <= 1.0:
             raise ValueError(f"Expected a weight between 0 and 1, got {weight}.")
-        self._check_unquantized("Interpolate on the unquantised base, save the expert, then `load_expert` it.")
-        for _, layer in self.expert_layers(name):
-            layer.language_experts[name].interpolate(layer.fc1, layer.fc2, weight)
-        entry = self.config.language_experts[name]
-        training = entry.get("training") or {}
-        entry["training"] = {**training, "interpolation": training.get("interpolation", 1.0) * weight}
+        if self.config.expert_form(name).rank is None:
+            self._check_unquantized("Interpolate on the unquantised base, save the expert, then `load_expert` it.")
+        with _CHANGES:
+            networks = {}
+            for layer_name, layer in self.expert_layers(name):
+                networks[layer_name] = copy.deepcopy(layer.language_experts[name])
+                networks[layer_name].interpolate(layer.fc1, layer.fc2, weight)
+            before = (self.config.language_experts[name].get("training") or {}).get("interpolation", 1.0)
+            self._replace_expert(name, networks, {}, {"interpolation": before * weight})
 
-    def push_expert_to_hub(
-        self,
-        repo_id: str,
-        name: str | Iterable[str],
-        *,
-        processor: Any = None,
-        results: str | os.PathLike | Mapping[str, Any] | None = None,
-        base_model: str | None = None,
-        with_code: bool = True,
-        **options: Any,
-    ) -> CommitInfo:
-        """Push experts, without the base: their files, configuration, processor and card, in one commit.
+    def compress_expert(
+        self, name: str, *, rank: int | Mapping[str, int] | None = None, energy: float | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Make an expert compact: the difference of its weights to Whisper's, cut to a rank by singular values.
 
-        Experts that the repository holds already stay as they are, and the card is made for all of them.
+        Gates stay as they are, and so does the difference of a full expert's biases, which takes no rank. What was
+        done is kept in the expert's record of its training.
 
         Args:
-            repo_id: "user/name" on the Hub; made if it is not there.
-            name: one expert, or several.
-            processor: None takes the base's.
-            results: measured figures for the card: a JSON file or its content (see `publishing.measured_results`); for
-                several experts a mapping from their names.
-            base_model: the base's name on the Hub, where it was opened from a local folder.
-            with_code: add the model's code (some 150 kB), so that `trust_remote_code=True` opens the repository where
-                this package is not installed. With the package it is never run.
-            options: `private`, `revision`, `create_pr`, `commit_message`, `commit_description` and `token`, the fields
-                of `publishing.push.PushOptions`.
+            rank: from 1 to the model's width, one number or one by side.
+            energy: in its place, the share of the difference's energy (the sum of its squares) to keep, in (0, 1]: the
+                smallest rank of each side that keeps it there.
+
+        Returns:
+            Layer, as expert files call it -> projection -> the share of its energy that is kept, in [0, 1].
 
         Raises:
-            KeyError: an expert that is not loaded.
-            ValueError: no public name of the base, or results that are not as they should be.
-            HubPushError: the push failed; nothing there has changed, and the message says how to go on.
+            KeyError: no such expert.
+            ValueError: not one of `rank` and `energy`, either out of its range, or a quantised model.
         """
-        push_experts, _, push_options = _pushing()
-        return push_experts(
-            self,
-            repo_id,
-            name,
-            options=push_options(**options),
-            processor=processor,
-            results=results,
-            base_model=base_model,
-            with_code=with_code,
-        )
+        self._check_loaded(name)
+        self._check_unquantized("Compress on the unquantised base, save the expert, then `load_expert` it.")
+        with _CHANGES:
+            form, networks, kept = compress(dict(self.expert_layers(name)), name, self.config, rank=rank, energy=energy)
+            self._replace_expert(name, networks, form.entry, {"compressed": form.entry["rank"]})
+        return kept
 
-    def push_to_hub(  # type: ignore[override]  # what transformers leaves to **kwargs is named
-        self,
-        repo_id: str,
-        *,
-        processor: Any = None,
-        results: Mapping[str, Any] | None = None,
-        base_model: str | None = None,
-        with_code: bool = True,
-        max_shard_size: int | str = "50GB",
-        tags: list[str] | None = None,
-        **options: Any,
-    ) -> CommitInfo:
-        """Push base and experts, with configuration, processor and card, in one commit.
+    def merge_expert(self, name: str) -> tuple[str, ...]:
+        """Spare batches that take a compact expert alone its further operations: for a service of one language.
 
-        Arguments and errors are those of `push_expert_to_hub`; `results` is by expert name, `max_shard_size` as for
-        `save_pretrained`. `tags` is there for transformers' callers; the card has its own.
+        In every layer whose gate no token can close, Whisper's weights with the expert's products added are kept
+        beside them, at the memory of a feed-forward network each; the other layers and all other batches stay as they
+        are, and Whisper's own weights are not touched. `unmerge_expert` takes it back.
+
+        Returns:
+            The layers where that is so, under the names that expert files use.
+
+        Raises:
+            KeyError: no such expert.
+            ValueError: a full expert, or a quantised model.
         """
-        _, push_model, push_options = _pushing()
-        return push_model(
-            self,
-            repo_id,
-            options=push_options(**options),
-            processor=processor,
-            results=results,
-            base_model=base_model,
-            with_code=with_code,
-            max_shard_size=max_shard_size,
-        )
+        self._check_loaded(name)
+        if self.config.expert_form(name).rank is None:
+            raise ValueError(f"Expected a compact expert, got the full one {name!r}. Call compress_expert first.")
+        self._check_unquantized("Merge on an unquantised base.")
+        with _CHANGES:
+            networks = {key: copy.deepcopy(layer.language_experts[name]) for key, layer in self.expert_layers(name)}
+            merged = [
+                key
+                for key, layer in self.expert_layers(name)
+                if cast(CompactExpert, networks[key]).merge(layer.fc1, layer.fc2)
+            ]
+            self._set_experts(dict(self.config.language_experts), {name: networks})
+        return tuple(merged)
+
+    def unmerge_expert(self, name: str) -> None:
+        """Take `merge_expert` back, to the bit; what was not merged stays as it is."""
+        self._check_loaded(name)
+        with _CHANGES:
+            networks = {key: copy.deepcopy(layer.language_experts[name]) for key, layer in self.expert_layers(name)}
+            for network in networks.values():
+                if isinstance(network, CompactExpert):
+                    network.unmerge()
+            self._set_experts(dict(self.config.language_experts), {name: networks})
 
     def freeze_shared(self) -> None:
         """Let only experts and their gates train; everything that plain Whisper has is frozen."""
@@ -266,7 +285,7 @@ class ExpertVerbsMixin(_Model):
             parameter.requires_grad = is_expert_key(key)
 
     def base_fingerprint(self) -> dict[str, str]:
-        """Fingerprint of the shared weights; experts are bound to it (see `checkpoints.fingerprint_base`)."""
+        """Fingerprint of the shared weights; experts are bound to it (see `base_fingerprint.fingerprint_base`)."""
         tensors = self.base_model.named_parameters()
         return fingerprint_base((name, tensor) for name, tensor in tensors if not is_expert_key(name))
 
@@ -279,29 +298,57 @@ class ExpertVerbsMixin(_Model):
             for index, layer in enumerate(getattr(self.base_model, side).layers):
                 yield f"{side}.layers.{index}", layer
 
-    def _loaded_expert(self, layer: ExpertLayer, layer_name: str, file: ExpertFile) -> LanguageExpert:
+    def _loaded_expert(self, layer: ExpertLayer, layer_name: str, file: ExpertFile) -> Expert:
         # The layer norm is never quantised, so it tells where and in which type the layer computes.
         where = layer.final_layer_norm.weight
         prefix = layer_name + "."
-        # Copies: a tensor in a mapped file is aligned as the file's header leaves it, and kernels round by that; nor
-        # may what happens to the file later happen to the model.
         tensors = {
-            key.removeprefix(prefix): tensor.to(where.device, where.dtype, copy=True)
+            key.removeprefix(prefix): tensor.to(where.device, where.dtype)
             for key, tensor in file.tensors.items()
             if key.startswith(prefix)
         }
         # Without memory of its own first, for it takes the file's tensors.
         with torch.device("meta"):
-            expert = layer.new_expert(self.config)
+            expert = layer.new_expert(self.config, file.form)
         expert.load_state_dict(tensors, assign=True)
         return expert.train(layer.training)
 
-    def _attach(self, name: str, new: dict[str, LanguageExpert], entry: dict[str, Any]) -> None:
-        for layer_name, layer in self._layers():
-            if layer_name in new:
-                layer.language_experts[name] = new[layer_name]
-        token_id = self._language_token_ids().get(entry["language"])
-        self.config.language_experts[name] = {**entry, "language_token_id": token_id}
+    def _attach(self, name: str, new: dict[str, Expert], entry: dict[str, Any]) -> None:
+        entry = {**entry, "language_token_id": self._language_token_ids().get(entry["language"])}
+        with _CHANGES:
+            self._check_new(name)
+            self._set_experts({**self.config.language_experts, name: entry}, {name: new})
+
+    def _replace_expert(
+        self, name: str, networks: Mapping[str, Expert], form: Mapping[str, Any], done: Mapping[str, Any]
+    ) -> None:
+        """Put other networks in the place of an expert's; `done` is added to the record of its training."""
+        entry = self.config.language_experts[name]
+        entry = {**entry, **form, "training": {**(entry.get("training") or {}), **done}}
+        self._set_experts({**self.config.language_experts, name: entry}, {name: networks})
+
+    def _set_experts(
+        self, entries: dict[str, dict[str, Any]], new: Mapping[str, Mapping[str, Expert]] | None = None
+    ) -> None:
+        """Let these be the model's experts from now on, for every layer at once; in the order of their ids.
+
+        Args:
+            entries: name -> its entry in the configuration.
+            new: name -> layer, as expert files call it -> its network there. The others keep theirs.
+        """
+        base, new = self.base_model, new or {}
+        networks: dict[str, dict[str, Expert]] = {}
+        with _CHANGES:
+            for layer_name, layer in self._layers():
+                kept = layer.language_experts.networks
+                here = {name: network for name, network in kept.items() if name not in new}
+                here |= {name: layers[layer_name] for name, layers in new.items() if layer_name in layers}
+                networks[layer_name] = {name: here[name] for name in entries if name in here}
+            for layer_name, layer in self._layers():
+                layer.language_experts.networks = networks[layer_name]
+            self.config.language_experts = entries
+            loaded = LoadedExperts(entries, networks)
+            base.loaded_experts = base.encoder.loaded_experts = base.decoder.loaded_experts = loaded
 
     def _language_token_ids(self) -> dict[str, int]:
         """Id of a language's token by its code; empty if the vocabulary is not known to have any."""
@@ -326,6 +373,13 @@ class ExpertVerbsMixin(_Model):
             f"Expected Whisper's code of the language, got another name of it, {name!r}. Use add_expert({code!r}), or "
             f"add_expert({name!r}, language={code!r}) for an expert that is taken only where it is asked for by name."
         )
+
+    def _check_language(self, file: ExpertFile) -> None:
+        if file.language is not None and file.language not in (self._language_token_ids() or WHISPER_LANGUAGES):
+            raise ExpertFileError(
+                f"Expected expert {file.name!r} to be prompted with a language that this model has a token for, got "
+                f"{file.language[:40]!r}."
+            )
 
     def _check_new(self, name: str) -> None:
         if check_expert_name(name) in self.config.language_experts:

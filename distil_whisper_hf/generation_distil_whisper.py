@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor
+from transformers.generation.logits_process import WhisperNoSpeechDetection
+from transformers.models.whisper.configuration_whisper import NON_SPEECH_TOKENS, NON_SPEECH_TOKENS_MULTI
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+from transformers.utils import logging
 
+from .configuration_distil_whisper import ENGLISH_ONLY_START, MULTILINGUAL_START
 from .languages import WHISPER_LANGUAGES, language_code, token_language
-from .routing import mark_experts
+from .routing import LoadedExperts, mark_experts
 
 if TYPE_CHECKING:
     from .configuration_distil_whisper import DistilWhisperConfig
@@ -27,6 +32,25 @@ if TYPE_CHECKING:
         no_timestamps_token_id: int
         max_initial_timestamp_index: int
         return_timestamps: bool
+        forced_decoder_ids: list[list[int | None]] | None
+
+
+logger = logging.get_logger(__name__)
+# Beside languages and times.
+PROMPT_TOKENS = {
+    f"<|{name}|>"
+    for name in (
+        "endoftext",
+        "startoftranscript",
+        "translate",
+        "transcribe",
+        "startoflm",
+        "startofprev",
+        "notimestamps",
+    )
+}
+# What every WhisperConfig says by itself, with the end of the English-only vocabulary.
+UNSAID = ("begin_suppress_tokens", [220, 50256])
 
 
 class DistilWhisperGenerationMixin(WhisperGenerationMixin):
@@ -36,10 +60,6 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         # What the class has that this is mixed into; the model with its `route` stands in a file that imports this one.
         config: DistilWhisperConfig
         model: Any
-
-        @property
-        def expert_names(self) -> tuple[str, ...]: ...
-        def expert_index(self, name: str) -> int: ...
 
     def generate(  # type: ignore[override]  # as Whisper's own, which takes `input_features` for `inputs`
         self,
@@ -67,21 +87,18 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
             KeyError: an expert that is not loaded.
             ValueError: a list that is not as long as the batch, or a language that the vocabulary has no token for.
         """
+        complete_generation_config(cast("WhisperGenerationConfig", self.generation_config), self.config)
         if language is not None:
-            config = self.generation_config if generation_config is None else generation_config
-            tokens = getattr(config, "lang_to_id", None) or {}
+            own = getattr(self.generation_config, "lang_to_id", None) or {}
+            tokens = getattr(generation_config, "lang_to_id", None) or own
             rows = [language] if isinstance(language, str) else list(language)
             codes = [known_language(name, tokens) if isinstance(name, str) else name for name in rows]
             kwargs["language"] = codes[0] if isinstance(language, str) else codes
         if expert is not None:
             kwargs["expert"] = expert
+        # Until it ends, whatever other threads do to the model.
+        kwargs.setdefault("loaded_experts", self.model.loaded_experts.for_one_call())
         return super().generate(input_features, generation_config, *args, **kwargs)
-
-    def _expert_choices(self, expert: str | list[str | None], batch_size: int) -> list[int | None]:
-        names = [expert] * batch_size if isinstance(expert, str) else list(expert)
-        if len(names) != batch_size:
-            raise ValueError(f"Expected one expert for each of {batch_size} rows, got {len(names)}: {names}.")
-        return [None if name is None else self.expert_index(name) for name in names]
 
     # Adds to the prompts that Whisper has made: the language of an expert chosen by name, and that choice itself.
     def _retrieve_init_tokens(
@@ -98,7 +115,11 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
             return super()._retrieve_init_tokens(
                 input_features, batch_size, generation_config, config, num_segment_frames, kwargs
             )
-        choices = self._expert_choices(expert, batch_size)
+        names = [expert] * batch_size if isinstance(expert, str) else list(expert)
+        if len(names) != batch_size:
+            raise ValueError(f"Expected one expert for each of {batch_size} rows, got {len(names)}: {names}.")
+        loaded: LoadedExperts = kwargs["loaded_experts"]
+        choices = [None if name is None else loaded.index(name) for name in names]
         if getattr(generation_config, "language", None) is None and getattr(generation_config, "is_multilingual", True):
             languages = self._languages_of(choices, input_features, generation_config, num_segment_frames, kwargs)
             generation_config.language = languages
@@ -116,7 +137,7 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         kwargs: dict[str, Any],
     ) -> list[str]:
         """Per row the chosen expert's language, or the detected one where there is no expert or it has none."""
-        entries = list(self.config.language_experts.values())
+        entries = list(kwargs["loaded_experts"].entries.values())
         languages = [None if c is None or c < 0 else entries[c].get("language") for c in choices]
         if None in languages:
             detected = self.detect_language(
@@ -129,6 +150,21 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
             languages = [language or codes[detected[row]] for row, language in enumerate(languages)]
         return cast(list[str], languages)
 
+    # Whisper detects silence by a pass of its own, and hands it tensors only.
+    @staticmethod
+    def _setup_no_speech_detection(
+        logits_processor: list[LogitsProcessor],
+        segment_input: torch.Tensor,
+        decoder_input_ids: torch.Tensor,
+        kwargs: dict[str, Any],
+    ) -> None:
+        WhisperGenerationMixin._setup_no_speech_detection(  # type: ignore[no-untyped-call]
+            logits_processor, segment_input, decoder_input_ids, kwargs
+        )
+        for processor in logits_processor:
+            if isinstance(processor, WhisperNoSpeechDetection):
+                processor.inputs["loaded_experts"] = kwargs["loaded_experts"]  # type: ignore[index]
+
     # Rows are final here: windows cut, finished rows dropped, retries selected. The encoder runs afterwards, then beams
     # are multiplied, together with every tensor in `model_kwargs`.
     def _prepare_model_inputs(
@@ -138,10 +174,29 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         found, name, model_kwargs = super()._prepare_model_inputs(  # type: ignore[misc]
             inputs, bos_token_id, model_kwargs
         )
-        if self.expert_names and "decoder_input_ids" in model_kwargs:
-            prompt, expert_ids = self.model.route(model_kwargs["decoder_input_ids"])
+        loaded = model_kwargs.get("loaded_experts", self.model.loaded_experts)
+        if loaded.entries and "decoder_input_ids" in model_kwargs:
+            prompt, expert_ids = self.model.route(model_kwargs["decoder_input_ids"], loaded)
             model_kwargs = {**model_kwargs, "decoder_input_ids": prompt, "expert_ids": expert_ids}
+            # Now, so that the pass itself reads nothing on the host.
+            self.model.encoder._routing(expert_ids, loaded=loaded)
         return found, name, model_kwargs
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the next pass of the decoder is given, its experts worked out: once, as long as rows stay the same."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        self.model.decoder._routing(inputs.get("expert_ids"), loaded=inputs.get("loaded_experts"))
+        return inputs
+
+    # An assistant is no part of the choice: it knows no experts, or has its own, by the language in its prompt.
+    def _get_candidate_generator(  # type: ignore[override]  # what is handed on stays in **kwargs
+        self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        mine = ("expert_ids", "loaded_experts")
+        model_kwargs = {key: value for key, value in model_kwargs.items() if key not in mine}
+        return super()._get_candidate_generator(  # type: ignore[misc]
+            *args, model_kwargs=model_kwargs, **kwargs
+        )
 
     # Adapted from transformers 5.23 GenerationMixin, which leaves Whisper's prompts alone by its model type; only that
     # differs: a prompt that begins with <|startofprev|> must not get a start token in front.
@@ -174,18 +229,84 @@ def known_language(language: str, tokens: dict[str, int]) -> str:
     return code if code in WHISPER_LANGUAGES else f"<|{code}|>"
 
 
-def complete_generation_config(generation_config: WhisperGenerationConfig, config: DistilWhisperConfig) -> None:
-    """Fill in what a checkpoint without generation_config.json lacks for a multilingual vocabulary, in place."""
-    languages, tasks = config.language_token_ids, config.task_token_ids
-    if getattr(generation_config, "lang_to_id", None) is not None or not languages:
-        return
-    generation_config.is_multilingual = True
-    generation_config.lang_to_id = {f"<|{code}|>": token_id for code, token_id in languages.items()}
-    generation_config.task_to_id = {"transcribe": tasks["transcribe"], "translate": tasks["translate"]}
-    # <|transcribe|> is followed by <|startoflm|>, <|startofprev|>, <|nospeech|>, <|notimestamps|>.
-    generation_config.prev_sot_token_id = tasks["transcribe"] + 2
-    generation_config.no_timestamps_token_id = tasks["transcribe"] + 4
-    generation_config.max_initial_timestamp_index = 50
-    generation_config.return_timestamps = False
-    generation_config.max_length = config.max_target_positions
-    generation_config._from_model_config = False
+def missing_settings(generation_config: GenerationConfig) -> list[str]:
+    """What Whisper's decoding has to be told, and neither a generation config of 2022 nor one made from a model's
+    configuration says."""
+    needed = ["is_multilingual", "no_timestamps_token_id"]
+    if getattr(generation_config, "is_multilingual", None) is not False:
+        needed += ["lang_to_id", "task_to_id"]
+    return [name for name in needed if getattr(generation_config, name, None) is None]
+
+
+def complete_generation_config(
+    generation_config: WhisperGenerationConfig, config: DistilWhisperConfig, tokens: dict[str, int] | None = None
+) -> None:
+    """Add, in place, what a generation config does not say: languages and tasks by the vocabulary, the rest as
+    Whisper's authors have it. What it says stays, and one that says everything is left as it is.
+
+    Args:
+        generation_config: of any age, or made from `config`.
+        config: the model's.
+        tokens: special token -> id. None: as Whisper's vocabularies have them; of another one nothing is known.
+    """
+    missing = missing_settings(generation_config)
+    tokens = config.special_token_ids if missing and tokens is None else tokens or {}
+    if missing and tokens.keys() >= PROMPT_TOKENS:
+        logger.warning_once(
+            f"The generation settings of {config.name_or_path or 'a model'} lack {', '.join(missing)}, as those of "
+            "2022 do. They are completed as Whisper's authors have them; `save_pretrained` keeps that."
+        )
+        for name, value in whisper_settings(config, tokens).items():
+            if getattr(generation_config, name, None) is None or (name, getattr(generation_config, name)) == UNSAID:
+                setattr(generation_config, name, value)
+        generation_config._from_model_config = False
+    if getattr(generation_config, "task_to_id", None) and getattr(generation_config, "task", None) is None:
+        # Without a task, a detected language is followed by none, and that by nonsense.
+        forced = getattr(generation_config, "forced_decoder_ids", None) or getattr(config, "forced_decoder_ids", None)
+        ids = [token_id for _, token_id in forced or []]
+        tasks = [task for task, token_id in generation_config.task_to_id.items() if token_id in ids]
+        if missing or not tasks:
+            spoken = [token for token, token_id in generation_config.lang_to_id.items() if token_id in ids]
+            generation_config.task = tasks[0] if tasks else "transcribe"
+            generation_config.language = getattr(generation_config, "language", None) or (spoken[0] if spoken else None)
+            generation_config.forced_decoder_ids = None
+
+
+def whisper_settings(config: DistilWhisperConfig, tokens: dict[str, int]) -> dict[str, Any]:
+    """The generation settings that Whisper's authors decode by, with the heads that they align by in a model of which
+    they know no better: those of the upper half of the decoder.
+
+    Args:
+        config: the model's.
+        tokens: special token -> id.
+    """
+    start, end, no_timestamps = config.decoder_start_token_id, tokens["<|endoftext|>"], tokens["<|notimestamps|>"]
+    # Of all special tokens, those of two or three letters are languages. English-only vocabularies have them too.
+    languages = {token: token_id for token, token_id in tokens.items() if re.fullmatch(r"<\|[a-z]{2,3}\|>", token)}
+    multilingual = bool(languages) and start != ENGLISH_ONLY_START
+    sounds = {ENGLISH_ONLY_START: NON_SPEECH_TOKENS, MULTILINGUAL_START: NON_SPEECH_TOKENS_MULTI}.get(start, [])
+    # <|nospeech|>, before <|notimestamps|>, used to be called <|nocaptions|>.
+    prompting = {tokens[token] for token in PROMPT_TOKENS} | {no_timestamps - 1}
+    upper = range(config.decoder_layers // 2, config.decoder_layers)
+    settings: dict[str, Any] = {
+        "alignment_heads": [[layer, head] for layer in upper for head in range(config.decoder_attention_heads)],
+        # " ", in both of Whisper's vocabularies.
+        "begin_suppress_tokens": [220, end] if sounds else [end],
+        "bos_token_id": config.bos_token_id,
+        "decoder_start_token_id": start,
+        "eos_token_id": config.eos_token_id,
+        "is_multilingual": multilingual,
+        "max_initial_timestamp_index": 50,
+        "max_length": config.max_target_positions,
+        "no_timestamps_token_id": no_timestamps,
+        "pad_token_id": config.pad_token_id,
+        "prev_sot_token_id": tokens["<|startofprev|>"],
+        "return_timestamps": False,
+        "suppress_tokens": sorted(
+            {token_id for token_id in sounds if token_id < end} | prompting - {end, no_timestamps}
+        ),
+    }
+    if multilingual:
+        settings["lang_to_id"] = languages
+        settings["task_to_id"] = {task: tokens[f"<|{task}|>"] for task in ("transcribe", "translate")}
+    return settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +10,11 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
+from .adapted_attention import AdaptedAttention
+from .compact_experts import CompactExpert, LinearFactors
 from .configuration_distil_whisper import DistilWhisperConfig
-from .language_experts import LanguageExpert, LanguageExperts
+from .expert_form import ATTENTIONS, ExpertForm
+from .language_experts import Expert, LanguageExpert, LanguageExperts, SharedPath
 from .routing import ExpertRouting
 
 if TYPE_CHECKING:
@@ -37,35 +40,52 @@ class _FeedForwardExpertsMixin(_Layer):
         dropout: float
         final_layer_norm: nn.LayerNorm
 
-    def _init_experts(self, config: DistilWhisperConfig) -> None:
+    def _init_experts(self, config: DistilWhisperConfig, layer: int) -> None:
         self.language_experts = LanguageExperts(
             {
-                name: self.new_expert(config)
+                name: self.new_expert(config, config.expert_form(name))
                 for name in config.language_experts
                 if self.side in config.expert_sides(name)
             },
+            layer_name=f"{self.side}.layers.{layer}",
             skip_probability=config.skip_gate_probability,
             straight_through=config.gate_estimator == "straight_through",
         )
+        # The same module, of the same parameters, which takes `factors` besides.
+        for name in ATTENTIONS[self.side]:
+            getattr(self, name).__class__ = AdaptedAttention
 
-    def new_expert(self, config: DistilWhisperConfig) -> LanguageExpert:
+    def new_expert(self, config: DistilWhisperConfig, form: ExpertForm) -> Expert:
+        gate = {name: getattr(config, name) for name in ("gate_dim", "gate_dropout", "gate_init_std")}
+        rank = form.rank_of(self.side)
+        if rank is not None:
+            return CompactExpert(
+                config.d_model,
+                self.fc1.out_features,
+                rank=rank,
+                targets=form.parts,
+                attentions=ATTENTIONS[self.side],
+                bias=form.bias,
+                expert_dropout=config.expert_dropout,
+                **gate,
+            )
         return LanguageExpert(
             config.d_model,
             self.fc1.out_features,
-            gate_dim=config.gate_dim,
             activation=ACT2FN[config.activation_function],
             activation_dropout=config.activation_dropout,
             expert_dropout=config.expert_dropout,
-            gate_dropout=config.gate_dropout,
-            gate_init_std=config.gate_init_std,
+            **gate,
         )
 
-    def shared_feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Whisper's own path, operation for operation: `(…, d_model)` -> `(…, d_model)`."""
-        hidden_states = self.activation_fn(self.fc1(hidden_states))
-        hidden_states = nn.functional.dropout(hidden_states, p=self.activation_dropout, training=self.training)
-        hidden_states = self.fc2(hidden_states)
-        return nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+    def attention_factors(self, name: str, routing: ExpertRouting | None) -> Mapping[str, LinearFactors] | None:
+        """What the batch's compact experts add to "self_attn" or "encoder_attn"."""
+        return None if routing is None else routing.attention(self.language_experts.layer, name)
+
+    @property
+    def shared_path(self) -> SharedPath:
+        """Whisper's own feed-forward network."""
+        return SharedPath(self.fc1, self.fc2, self.activation_fn, self.activation_dropout, self.dropout, self.training)
 
 
 class DistilWhisperEncoderLayer(_FeedForwardExpertsMixin, WhisperEncoderLayer):
@@ -73,9 +93,9 @@ class DistilWhisperEncoderLayer(_FeedForwardExpertsMixin, WhisperEncoderLayer):
 
     side = "encoder"
 
-    def __init__(self, config: DistilWhisperConfig) -> None:
+    def __init__(self, config: DistilWhisperConfig, layer_idx: int) -> None:
         super().__init__(config)
-        self._init_experts(config)
+        self._init_experts(config, layer_idx)
 
     # Adapted from transformers 5.23 WhisperEncoderLayer.forward; only the feed-forward path differs.
     def forward(
@@ -88,13 +108,20 @@ class DistilWhisperEncoderLayer(_FeedForwardExpertsMixin, WhisperEncoderLayer):
     ) -> torch.Tensor:
         residual = hidden_states
         hidden_states = self.self_attn_layer_norm(hidden_states)
-        hidden_states, _ = self.self_attn(hidden_states=hidden_states, attention_mask=attention_mask, **kwargs)
+        hidden_states, _ = self.self_attn(
+            hidden_states=hidden_states,
+            attention_mask=attention_mask,
+            factors=self.attention_factors("self_attn", routing),
+            **kwargs,
+        )
         hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
         hidden_states = residual + hidden_states
 
         residual = hidden_states
         hidden_states = self.final_layer_norm(hidden_states)
-        hidden_states, _ = self.language_experts(hidden_states, self.shared_feed_forward, routing)
+        hidden_states, _ = self.language_experts(
+            hidden_states, self.shared_path, routing, record=bool(output_gate_values)
+        )
         hidden_states = residual + hidden_states
 
         if hidden_states.dtype == torch.float16:
@@ -108,9 +135,9 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
 
     side = "decoder"
 
-    def __init__(self, config: DistilWhisperConfig, layer_idx: int | None = None) -> None:
+    def __init__(self, config: DistilWhisperConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        self._init_experts(config)
+        self._init_experts(config, layer_idx)
 
     # Adapted from transformers 5.23 WhisperDecoderLayer.forward; only the feed-forward path differs.
     def forward(
@@ -127,7 +154,12 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
         residual = hidden_states
         hidden_states = self.self_attn_layer_norm(hidden_states)
         # The cache is among the further arguments: transformers has renamed it in 5.24.
-        hidden_states, _ = self.self_attn(hidden_states, attention_mask=attention_mask, **kwargs)
+        hidden_states, _ = self.self_attn(
+            hidden_states,
+            attention_mask=attention_mask,
+            factors=self.attention_factors("self_attn", routing),
+            **kwargs,
+        )
         hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
         hidden_states = residual + hidden_states
 
@@ -138,6 +170,7 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
                 hidden_states,
                 key_value_states=encoder_hidden_states,
                 attention_mask=encoder_attention_mask,
+                factors=self.attention_factors("encoder_attn", routing),
                 **kwargs,
             )
             hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
@@ -145,7 +178,9 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
 
         residual = hidden_states
         hidden_states = self.final_layer_norm(hidden_states)
-        hidden_states, _ = self.language_experts(hidden_states, self.shared_feed_forward, routing)
+        hidden_states, _ = self.language_experts(
+            hidden_states, self.shared_path, routing, record=bool(output_gate_values)
+        )
         return residual + hidden_states
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,14 +28,16 @@ from transformers.models.whisper.modeling_whisper import (
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
+from .compact_experts import LowRank
 from .configuration_distil_whisper import DistilWhisperConfig
 from .expert_verbs import ExpertVerbsMixin
+from .gates import GateLinear
 from .generation_distil_whisper import DistilWhisperGenerationMixin
-from .language_experts import GateLinear, LanguageExperts
+from .language_experts import LanguageExperts
 from .layers_distil_whisper import DistilWhisperDecoderLayer, DistilWhisperEncoderLayer
 from .pipeline_distil_whisper import install_pipeline
 from .pretrained import PretrainedMixin
-from .routing import ExpertRouting, read_marks, route_by_prompt
+from .routing import ExpertRouting, LoadedExperts, read_marks, route_by_prompt
 from .transformers_contract import CACHE_NAME, check_transformers
 
 check_transformers()
@@ -62,27 +64,39 @@ class DistilWhisperLMOutput(Seq2SeqLMOutput):
 
 
 class DistilWhisperPreTrainedModel(WhisperPreTrainedModel):
-    """What all model classes share: configuration, weight initialisation, routing."""
+    """What all model classes share: configuration, weight initialisation, routing.
+
+    Attributes:
+        loaded_experts: the experts that there are now. Encoder, decoder and the model of both have it.
+    """
 
     config_class = DistilWhisperConfig
     config: DistilWhisperConfig
+    loaded_experts: LoadedExperts
     _no_split_modules = ["DistilWhisperEncoderLayer", "DistilWhisperDecoderLayer"]
     # Experts that were not asked for may stand in a whole checkpoint.
     _keys_to_ignore_on_load_unexpected = [r"\.language_experts\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, GateLinear):
+        if isinstance(module, GateLinear | LowRank):
             module.reset_parameters()
         else:
             super()._init_weights(module)
 
-    def _routing(self, side: str, expert_ids: torch.Tensor | None, gate_noise: float) -> ExpertRouting | None:
-        if expert_ids is None:
+    def _experts_of_layers(self) -> LoadedExperts:
+        layers = [module for module in self.modules() if isinstance(module, LanguageExperts)]
+        return LoadedExperts(self.config.language_experts, {layer.layer_name: layer.networks for layer in layers})
+
+    def _routing(
+        self, expert_ids: torch.Tensor | None, gate_noise: float = 0.0, loaded: LoadedExperts | None = None
+    ) -> ExpertRouting | None:
+        loaded = loaded or self.loaded_experts
+        if expert_ids is None or not loaded.entries:
             return None
-        config = self.config
-        here = {index: name for index, name in enumerate(config.language_experts) if side in config.expert_sides(name)}
-        return ExpertRouting.build(expert_ids, here, dense=config.expert_routing == "dense", gate_noise=gate_noise)
+        layers = [cast(LanguageExperts, layer.language_experts) for layer in cast(nn.ModuleList, self.layers)]
+        dtype = cast(nn.LayerNorm, self.layer_norm).weight.dtype
+        return loaded.routing(expert_ids, layers, dtype=dtype, mode=self.config.expert_routing, gate_noise=gate_noise)
 
     # Behind every public way of switching checkpointing on.
     def _set_gradient_checkpointing(  # type: ignore[override]  # the rest is given by keyword
@@ -109,7 +123,8 @@ class DistilWhisperEncoder(DistilWhisperPreTrainedModel, WhisperEncoder):
 
     def __init__(self, config: DistilWhisperConfig) -> None:
         super().__init__(config)
-        self.layers = nn.ModuleList([DistilWhisperEncoderLayer(config) for _ in range(config.encoder_layers)])
+        self.layers = nn.ModuleList([DistilWhisperEncoderLayer(config, i) for i in range(config.encoder_layers)])
+        self.loaded_experts = self._experts_of_layers()
         self.post_init()
 
     @torch.no_grad()
@@ -126,10 +141,11 @@ class DistilWhisperEncoder(DistilWhisperPreTrainedModel, WhisperEncoder):
         attention_mask: torch.Tensor | None = None,
         expert_ids: torch.Tensor | None = None,
         gate_noise: float = 0.0,
+        loaded_experts: LoadedExperts | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """As WhisperEncoder's, with `expert_ids` `(batch,)`: index of each row's expert, -1 for the shared path."""
-        routing = self._routing("encoder", expert_ids, gate_noise)
+        routing = self._routing(expert_ids, gate_noise, loaded_experts)
         return super().forward(input_features, attention_mask, routing=routing, **kwargs)
 
 
@@ -146,6 +162,7 @@ class DistilWhisperDecoder(DistilWhisperPreTrainedModel, WhisperDecoder):
     def __init__(self, config: DistilWhisperConfig) -> None:
         super().__init__(config)
         self.layers = nn.ModuleList([DistilWhisperDecoderLayer(config, i) for i in range(config.decoder_layers)])
+        self.loaded_experts = self._experts_of_layers()
         self.post_init()
 
     def forward(
@@ -155,10 +172,11 @@ class DistilWhisperDecoder(DistilWhisperPreTrainedModel, WhisperDecoder):
         encoder_hidden_states: torch.Tensor | None = None,
         expert_ids: torch.Tensor | None = None,
         gate_noise: float = 0.0,
+        loaded_experts: LoadedExperts | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """As WhisperDecoder's, with `expert_ids` `(batch,)`: index of each row's expert, -1 for the shared path."""
-        routing = self._routing("decoder", expert_ids, gate_noise)
+        routing = self._routing(expert_ids, gate_noise, loaded_experts)
         return super().forward(input_ids, attention_mask, encoder_hidden_states, routing=routing, **kwargs)
 
 
@@ -170,32 +188,21 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
         super(WhisperModel, self).__init__(config)
         self.encoder = DistilWhisperEncoder(config)
         self.decoder = DistilWhisperDecoder(config)
+        self.loaded_experts = self._experts_of_layers()
         self.post_init()
 
-    def route(self, decoder_input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def route(
+        self, decoder_input_ids: torch.Tensor, loaded_experts: LoadedExperts | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The plain prompt and the expert of each row `(batch,)`: chosen by name (a mark), else by language token."""
         prompt, marks = read_marks(decoder_input_ids, self.config.vocab_size)
         expert_ids = route_by_prompt(
             prompt,
-            self.config.routed_tokens,
+            (loaded_experts or self.loaded_experts).language_tokens,
             start_token_id=self.config.decoder_start_token_id,
             translate_token_id=self.config.translate_token_id,
         )
         return prompt, torch.where(marks > 0, marks - 2, expert_ids)
-
-    def _resolve_experts(
-        self, decoder_input_ids: torch.Tensor | None, expert_ids: torch.Tensor | None, cache: Cache | None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        if not self.expert_names:
-            return decoder_input_ids, None
-        if expert_ids is not None or decoder_input_ids is None:
-            return decoder_input_ids, expert_ids
-        if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError(
-                f"Expected `expert_ids` beside `{CACHE_NAME}`: the prompt that names the language is in the past. "
-                "Pass `expert_ids` of shape (batch,), as `model.route(prompt)` returns it, to every step."
-            )
-        return self.route(decoder_input_ids)
 
     # Adapted from transformers 5.23 WhisperModel.forward; only experts and gate values are added.
     @can_return_tuple
@@ -211,6 +218,7 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
         decoder_position_ids: torch.Tensor | None = None,
         use_cache: bool | None = None,
         expert_ids: torch.Tensor | None = None,
+        loaded_experts: LoadedExperts | None = None,
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> DistilWhisperModelOutput:
@@ -219,16 +227,26 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
         Args:
             expert_ids: `(batch,)`, int64: index into `expert_names` of each row's expert, -1 for the shared path.
                 None: by the language token in `decoder_input_ids`.
+            loaded_experts: what `expert_ids` mean; None: the experts that there are now. Passes that belong together
+                hand on those of their beginning, as `generate` does, and other threads may change the model meanwhile.
             cache: `past_key_values`, as transformers calls it from 5.24 on.
             output_gate_values: return the gates of every layer (`encoder_gate_values`, `decoder_gate_values`).
         """
         cache = past_key_values if cache is None else cache
-        decoder_input_ids, expert_ids = self._resolve_experts(decoder_input_ids, expert_ids, cache)
+        loaded = loaded_experts or self.loaded_experts
+        if loaded.entries and expert_ids is None and decoder_input_ids is not None:
+            if cache is not None and cache.get_seq_length() > 0:
+                raise ValueError(
+                    f"Expected `expert_ids` beside `{CACHE_NAME}`: the prompt that names the language is in the past. "
+                    "Pass `expert_ids` of shape (batch,), as `model.route(prompt)` returns it, to every step."
+                )
+            decoder_input_ids, expert_ids = self.route(decoder_input_ids, loaded)
+        chosen = {"expert_ids": expert_ids, "loaded_experts": loaded}
         encoded: BaseModelOutput
         if encoder_outputs is None:
             # As the stock forward hands them on, whatever the types say.
             masked = self._mask_input_features(input_features, attention_mask=attention_mask)  # type: ignore[arg-type]
-            encoded = self.encoder(masked, expert_ids=expert_ids, **kwargs)
+            encoded = self.encoder(masked, **chosen, **kwargs)
         elif isinstance(encoder_outputs, BaseModelOutput):
             encoded = encoder_outputs
         else:
@@ -241,7 +259,7 @@ class DistilWhisperModel(PretrainedMixin, ExpertVerbsMixin, DistilWhisperPreTrai
             inputs_embeds=decoder_inputs_embeds,
             position_ids=decoder_position_ids,
             use_cache=use_cache,
-            expert_ids=expert_ids,
+            **chosen,
             **{CACHE_NAME: cache},
             **kwargs,
         )
@@ -297,6 +315,7 @@ class DistilWhisperForConditionalGeneration(
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         expert_ids: torch.Tensor | None = None,
+        loaded_experts: LoadedExperts | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         cache: Cache | None = None,
         **kwargs: Any,
@@ -307,6 +326,7 @@ class DistilWhisperForConditionalGeneration(
             labels: `(batch, tokens)`, int64, -100 where no loss is wanted; the language token in them routes.
             expert_ids: `(batch,)`, int64: index into `expert_names` of each row's expert, -1 for the shared path.
                 None: by the language token in `labels` or `decoder_input_ids`.
+            loaded_experts: the experts that `expert_ids` mean, as in `DistilWhisperModel.forward`.
             num_items_in_batch: number of target tokens over all accumulated batches; the loss is then the sum over
                 this batch divided by it. None: the mean over this batch.
             cache: `past_key_values`, as transformers calls it from 5.24 on.
@@ -336,6 +356,7 @@ class DistilWhisperForConditionalGeneration(
             decoder_position_ids=decoder_position_ids,
             use_cache=use_cache,
             expert_ids=expert_ids,
+            loaded_experts=loaded_experts,
             gate_noise=self.gate_noise,
             **kwargs,
         )

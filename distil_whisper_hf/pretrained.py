@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import GenerationConfig, PreTrainedConfig, WhisperConfig
+from transformers import GenerationConfig, PreTrainedConfig, WhisperConfig, WhisperTokenizer
 from transformers.utils import (
     GENERATION_CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -21,11 +21,12 @@ from transformers.utils import (
     cached_file,
 )
 
-from .checkpoints import ExpertFileError, expert_filename, find_expert
-from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name
-from .expert_verbs import is_expert_key
-from .generation_distil_whisper import complete_generation_config
+from .checkpoints import check_inside, expert_filename, find_expert
+from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name, check_experts
+from .generation_distil_whisper import PROMPT_TOKENS, complete_generation_config, missing_settings
 from .original_release import BASE_KEYS
+from .untrusted_files import HUB_ARGUMENTS, ExpertFileError, stored_file
+from .whole_checkpoint import check_sizes, weight_files
 
 if TYPE_CHECKING:
     from .expert_verbs import ExpertVerbsMixin as _Model
@@ -43,16 +44,12 @@ PUSH_ARGUMENTS = (
     "tags",
     "token",
 )
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 
 
 def has_base_weights(source: str | os.PathLike, **hub: Any) -> bool:
     """Whether a folder or repository holds base weights of its own."""
-    return any(
-        cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub) is not None
-        for name in WEIGHT_FILES
-    )
+    return any(stored_file(source, name, **hub) is not None for name in WEIGHT_FILES)
 
 
 class PretrainedMixin(_Model):
@@ -80,11 +77,15 @@ class PretrainedMixin(_Model):
                 (`base_model_name_or_path` where the base lies elsewhere, `expert_routing`, ...).
 
         Raises:
-            ExpertFileError: an expert that is listed but neither inside the checkpoint nor beside it.
+            MissingExpertError: no such folder or repository; an ExpertFileError and a FileNotFoundError.
+            ExpertFileError: a damaged file, a configuration that its weights do not fit, or an expert that is listed
+                but neither inside the checkpoint nor beside it.
         """
         source = pretrained_model_name_or_path
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         config = _load_config(source, config, kwargs, hub)
+        # Also what was given in place of what is stored.
+        check_experts(config.language_experts)
         wanted = list(config.language_experts) if experts is None else [check_expert_name(name) for name in experts]
         base, base_hub, named = source, {}, config.base_model_name_or_path
         if source is not None and named not in (None, str(source)) and not has_base_weights(source, **hub):
@@ -101,6 +102,16 @@ class PretrainedMixin(_Model):
                 f"Expected experts {wanted} in {str(source)!r}, found no file {expert_filename(unknown[0])} there. "
                 f"Its configuration lists: {', '.join(config.language_experts) or 'none'}."
             )
+        files = [] if base is None else weight_files(base, **{**hub, **base_hub})
+        if inside and base != source:
+            raise ExpertFileError(
+                f"Expected experts {inside} in {str(source)!r}, inside a whole checkpoint or beside the configuration "
+                f"as {expert_filename(inside[0])}, found neither."
+            )
+        if files:
+            check_inside(inside, files, config)
+            if not kwargs.get("ignore_mismatched_sizes"):
+                check_sizes(files, config)
         stored = config.language_experts
         config.language_experts = {name: stored[name] for name in inside}
         kwargs["key_mapping"] = {**BASE_KEYS, **(kwargs.get("key_mapping") or {})}
@@ -110,28 +121,35 @@ class PretrainedMixin(_Model):
         model, info = cast("tuple[PretrainedMixin, dict[str, Any]]", opened)
         # Key names were changed for reading only: what is saved has ours.
         model._weight_conversions = []  # type: ignore[assignment]
-        missing = sorted(key for key in info["missing_keys"] if is_expert_key(key))
-        if missing:
+        missing = sorted(info["missing_keys"])
+        if missing and source is not None:
             raise ExpertFileError(
-                f"Expected experts {inside} inside the checkpoint {str(source)!r} or beside it as "
-                f"{expert_filename(inside[0])}, found neither ({len(missing)} tensors missing, {missing[0]} the first)."
+                f"Expected all weights of a Whisper and of the experts {inside} in {str(base)!r}, {len(missing)} are "
+                f"missing: {', '.join(missing[:3])}."
             )
-        model._complete_generation_config(source, base, hub)
+        if model.can_generate():
+            model._complete_generation_config(source, base, hub, {**hub, **base_hub})
         for name, path in beside.items():
             model.load_expert(name, path)
-            model.config.language_experts[name] = {**stored.get(name, {}), **model.config.language_experts[name]}
         # In the order of the configuration, whichever way each was stored.
-        model.config.language_experts = {name: model.config.language_experts[name] for name in wanted}
+        loaded = model.config.language_experts
+        model._set_experts({name: {**stored.get(name, {}), **loaded[name]} for name in wanted})
         return (model, info) if output_loading_info else model
 
-    def _complete_generation_config(self, source: Any, base: Any, hub: dict[str, Any]) -> None:
-        if not self.can_generate():
-            return
+    def _complete_generation_config(
+        self, source: Any, base: Any, hub: dict[str, Any], base_hub: dict[str, Any]
+    ) -> None:
         if base != source:
             own = cached_file(source, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub)
             if own is not None:
                 self.generation_config = GenerationConfig.from_pretrained(os.path.dirname(own))
-        complete_generation_config(cast("WhisperGenerationConfig", self.generation_config), self.config)
+        tokens = None
+        if base is not None and missing_settings(self.generation_config):
+            tokens = _special_tokens(base, self.config, base_hub)
+        complete_generation_config(cast("WhisperGenerationConfig", self.generation_config), self.config, tokens)
+        if self.config.translate_token_id is None:
+            tasks = getattr(self.generation_config, "task_to_id", None) or {}
+            self.config.translate_token_id = tasks.get("translate")
 
     def save_pretrained(  # type: ignore[override]  # what is handed on stays in **kwargs
         self,
@@ -193,13 +211,11 @@ class PretrainedMixin(_Model):
             )
 
     def save_generation_config(self, folder: Path) -> None:
-        """Without a task in it, Whisper's language detection would leave the task token out of the prompt."""
-        if not self.can_generate() or not getattr(self.generation_config, "task_to_id", None):
-            return
-        generation_config = cast("WhisperGenerationConfig", copy.deepcopy(self.generation_config))
-        if getattr(generation_config, "task", None) is None:
-            generation_config.task = "transcribe"
-        generation_config.save_pretrained(folder)
+        """Complete: transformers leaves out of one made from a model's config what is Whisper's own."""
+        if self.can_generate():
+            generation_config = cast("WhisperGenerationConfig", copy.deepcopy(self.generation_config))
+            complete_generation_config(generation_config, self.config)
+            generation_config.save_pretrained(folder)
 
 
 def _move_checkpoint(source: Path, target: Path, experts: Iterable[str]) -> None:
@@ -212,6 +228,18 @@ def _move_checkpoint(source: Path, target: Path, experts: Iterable[str]) -> None
     for path in stale:
         if path.name not in new:
             path.unlink(missing_ok=True)
+
+
+def _special_tokens(base: str | os.PathLike, config: DistilWhisperConfig, hub: dict[str, Any]) -> dict[str, int]:
+    """Special token -> id: by the tokenizer beside a model, or as Whisper has them where there is none that fits."""
+    hub = {key: value for key, value in hub.items() if key in HUB_ARGUMENTS}
+    try:
+        tokens = WhisperTokenizer.from_pretrained(base, **hub).get_added_vocab()
+    except OSError:
+        return config.special_token_ids
+    tokens = {token: token_id for token, token_id in tokens.items() if token_id < config.vocab_size}
+    fits = tokens.keys() >= PROMPT_TOKENS and tokens["<|startoftranscript|>"] == config.decoder_start_token_id
+    return tokens if fits else config.special_token_ids
 
 
 def _load_config(

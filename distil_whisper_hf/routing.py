@@ -5,14 +5,110 @@ are finished, retries rows at higher temperature and multiplies rows for beams, 
 soon belong to other rows. A row's expert is therefore read from its prompt (`route_by_prompt`); where a caller chooses
 experts by name, the choice is written into the prompt's start token, and read and removed again just before the
 encoder runs (`mark_experts`, `read_marks`). What the layers get is an `ExpertRouting`, worked out once a pass.
+
+What an index means is said by `LoadedExperts`: the experts of one moment, which a call keeps until it ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
+from torch import nn
+
+from .compact_experts import CompactExpert, FeedForwardFactors, LayerFactors, LinearFactors, MergedFeedForward, lay_out
+
+# What stands for plain Whisper where an expert is named.
+SHARED = "shared"
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedExperts:
+    """The experts of a model at one moment: replaced as a whole when one comes, goes or changes, never changed itself.
+
+    A pass or a `generate` works with the one that it began with. Its ids mean the same experts, of the same tensors, in
+    every layer and until it ends, whatever other threads do to the model meanwhile.
+
+    Attributes:
+        entries: name -> the expert's entry in the configuration; an id is a position here.
+        networks: layer, as expert files call it ("encoder.layers.0") -> name -> the expert's network and gate there.
+        routings: of one call, "encoder" and "decoder" -> the ids that were routed last and what came of it; None where
+            every pass works it out anew.
+    """
+
+    entries: Mapping[str, Mapping[str, Any]]
+    networks: Mapping[str, Mapping[str, Any]]
+    routings: dict[str, tuple[torch.Tensor, ExpertRouting | None]] | None = None
+
+    def for_one_call(self) -> LoadedExperts:
+        """The same experts for passes that belong together: what rows take is worked out before the first of them."""
+        return replace(self, routings={})
+
+    def routing(
+        self,
+        expert_ids: torch.Tensor,
+        layers: Sequence[Any],
+        *,
+        dtype: torch.dtype,
+        mode: str,
+        gate_noise: float = 0.0,
+    ) -> ExpertRouting | None:
+        """What the rows of a batch take in a stack of layers, as `ExpertRouting.build`.
+
+        Args:
+            expert_ids: `(batch,)`, int64.
+            layers: the `LanguageExperts` of each.
+            dtype: in which the layers compute.
+            mode: `DistilWhisperConfig.expert_routing`.
+            gate_noise: α.
+        """
+        side = layers[0].layer_name.partition(".")[0]
+        if self.routings is not None and side in self.routings:
+            known, routing = self.routings[side]
+            if known is expert_ids:
+                return routing
+        routing = ExpertRouting.build(
+            expert_ids,
+            self.names,
+            [layer.networks if layer.is_replica else self.networks[layer.layer_name] for layer in layers],
+            dtype=dtype,
+            on_host=not (mode == "dense" or torch.compiler.is_compiling()),
+            dense={"dense": True, "gather": False, "auto": None}[mode],
+            gate_noise=gate_noise,
+        )
+        if self.routings is not None:
+            self.routings[side] = (expert_ids, routing)
+        return routing
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.entries)
+
+    @property
+    def language_tokens(self) -> dict[int, int]:
+        """Id of a language token -> id of the expert that its rows take: of those that are called by their language."""
+        return {
+            entry["language_token_id"]: index
+            for index, (name, entry) in enumerate(self.entries.items())
+            if entry.get("language_token_id") is not None and entry.get("language") == name
+        }
+
+    def index(self, name: str) -> int:
+        """Id of an expert; -1 for "shared", the shared path.
+
+        Raises:
+            KeyError: an expert that is not loaded.
+        """
+        if name == SHARED:
+            return -1
+        if name not in self.entries:
+            raise KeyError(
+                f"Expected a loaded expert, got {name!r}. Loaded: {', '.join(self.names) or 'none'}. "
+                f"Call model.load_expert({name!r}, ...) first."
+            )
+        return self.names.index(name)
 
 
 def route_by_prompt(
@@ -74,30 +170,89 @@ class ExpertRouting:
 
     Attributes:
         expert_ids: `(batch,)`, int64: index into the model's expert names, -1 for the shared path.
-        experts: index -> name of every expert that the layers at hand have; rows of others take the shared path.
-        groups: expert name and its row indices `(rows,)`, or None where the expert has the whole batch; experts without
-            a row are left out. None as a whole means "dense": decide by masks, without looking at values on the host.
+        layers: the experts of each layer, by name.
+        full: index -> name of the full experts among them.
+        groups: name and row indices `(rows,)` of each full expert that has a row, with None for the indices where it
+            has the whole batch. None as a whole: decide by masks, without looking at values on the host.
+        dense: how full experts are computed in evaluation (`DistilWhisperConfig.expert_routing`): True by masks, on all
+            tokens, False on the tokens that take them, None by device and size.
+        others: whether some row may take no full expert.
+        factors: by layer, what the batch's compact experts add there; empty where no row takes one.
         gate_noise: α, standard deviation of the noise on the gate's logit in training.
     """
 
     expert_ids: torch.Tensor
-    experts: Mapping[int, str]
+    layers: Sequence[Mapping[str, nn.Module]]
+    full: Mapping[int, str]
     groups: tuple[tuple[str, torch.Tensor | None], ...] | None
+    dense: bool | None = True
+    others: bool = True
+    factors: tuple[LayerFactors, ...] = ()
     gate_noise: float = 0.0
 
     @classmethod
     def build(
-        cls, expert_ids: torch.Tensor, experts: Mapping[int, str], *, dense: bool, gate_noise: float = 0.0
+        cls,
+        expert_ids: torch.Tensor,
+        names: Sequence[str],
+        layers: Sequence[Mapping[str, nn.Module]],
+        *,
+        dtype: torch.dtype,
+        on_host: bool,
+        dense: bool | None,
+        gate_noise: float = 0.0,
     ) -> ExpertRouting | None:
-        """Route `expert_ids` `(batch,)`. Returns None if every row takes the shared path (never for `dense`)."""
-        if dense:
-            return cls(expert_ids, experts, None, gate_noise)
+        """Route a batch through a stack of layers. Returns None where all rows are known to take the shared path.
+
+        Args:
+            expert_ids: `(batch,)`, int64: index into `names`, -1 for the shared path.
+            names: the model's experts.
+            layers: the experts of each layer, by name; rows of those that are not there take the shared path.
+            dtype: in which the layers compute.
+            on_host: whether values of `expert_ids` may be read on the host.
+            dense: as the attribute.
+            gate_noise: α.
+        """
+        here = {index: name for index, name in enumerate(names) if name in layers[0]}
+        compact = [index for index, name in here.items() if isinstance(layers[0][name], CompactExpert)]
+        full = {index: name for index, name in here.items() if index not in compact}
+        if not on_host:
+            # Each row's own factors out of those of all experts; the last, -1, is Whisper itself.
+            table = [*range(len(names)), -1]
+            factors = _lay_out(layers, names, compact, table, expert_ids, dtype) if compact else ()
+            return cls(expert_ids, layers, full, None if full else (), factors=factors, gate_noise=gate_noise)
         ids = expert_ids.tolist()
+        taken = sorted(set(ids))
+        if not here.keys() & set(taken):
+            return None
         groups = []
-        for index, name in experts.items():
-            rows = [row for row, expert_id in enumerate(ids) if expert_id == index]
-            if len(rows) == len(ids):
-                return cls(expert_ids, experts, ((name, None),), gate_noise)
-            if rows:
-                groups.append((name, torch.tensor(rows, device=expert_ids.device)))
-        return cls(expert_ids, experts, tuple(groups), gate_noise) if groups else None
+        for index in sorted(full.keys() & set(taken)):
+            rows = None if len(taken) == 1 else torch.tensor([i for i, one in enumerate(ids) if one == index])
+            groups.append((full[index], None if rows is None else rows.to(expert_ids.device)))
+        factors = ()
+        if not set(compact).isdisjoint(taken):
+            order = None if len(taken) == 1 else torch.tensor([taken.index(one) for one in ids])
+            factors = _lay_out(layers, names, compact, taken, order, dtype)
+        others = not full.keys() >= set(taken)
+        return cls(expert_ids, layers, full, tuple(groups), dense, others, factors, gate_noise)
+
+    def feed_forward(self, layer: int) -> FeedForwardFactors | MergedFeedForward | None:
+        """What compact experts add to a layer's feed-forward network; None for nothing."""
+        return self.factors[layer].feed_forward if self.factors else None
+
+    def attention(self, layer: int, name: str) -> Mapping[str, LinearFactors]:
+        """What they add to the projections of its "self_attn" or "encoder_attn"."""
+        return self.factors[layer].attention.get(name, {}) if self.factors else {}
+
+
+def _lay_out(
+    layers: Sequence[Mapping[str, nn.Module]],
+    names: Sequence[str],
+    compact: Sequence[int],
+    indices: Sequence[int],
+    rows: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[LayerFactors, ...]:
+    taken = [names[index] if index in compact else None for index in indices]
+    experts = [[None if name is None else cast(CompactExpert, layer[name]) for name in taken] for layer in layers]
+    return tuple(lay_out(row, rows, dtype) for row in experts)

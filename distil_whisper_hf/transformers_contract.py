@@ -13,7 +13,7 @@ from typing import Any
 
 import transformers
 from transformers import AutomaticSpeechRecognitionPipeline, GenerationMixin, PreTrainedModel
-from transformers.models.whisper import generation_whisper, modeling_whisper
+from transformers.models.whisper import configuration_whisper, generation_whisper, modeling_whisper
 from transformers.pipelines import automatic_speech_recognition
 
 OLDEST, BELOW = (5, 17), (6, 0)
@@ -26,9 +26,17 @@ CACHE_NAME = "cache" if TRANSFORMERS_VERSION >= (5, 24) else "past_key_values"
 NAMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (
         GenerationMixin,
-        ("_prepare_model_inputs", "_prepare_decoder_input_ids_for_generation"),
+        (
+            "_get_candidate_generator",
+            "_prepare_decoder_input_ids_for_generation",
+            "_prepare_model_inputs",
+            "prepare_inputs_for_generation",
+        ),
     ),
-    (generation_whisper.WhisperGenerationMixin, ("_retrieve_init_tokens", "detect_language")),
+    (
+        generation_whisper.WhisperGenerationMixin,
+        ("_retrieve_init_tokens", "_setup_no_speech_detection", "detect_language"),
+    ),
     (
         PreTrainedModel,
         ("_init_weights", "_set_gradient_checkpointing", "post_init"),
@@ -46,6 +54,7 @@ NAMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
             "sinusoids",
         ),
     ),
+    (configuration_whisper, ("NON_SPEECH_TOKENS", "NON_SPEECH_TOKENS_MULTI")),
     (modeling_whisper.WhisperModel, ("_mask_input_features",)),
     (
         AutomaticSpeechRecognitionPipeline,

@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
+from expert_files import header, rewrite
 from models import features, prompts, randomize_expert, with_experts
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration, ExpertFileError
 from distil_whisper_hf.checkpoints import expert_shapes
+from distil_whisper_hf.expert_form import ExpertForm
 from distil_whisper_hf.expert_verbs import is_expert_key
 
 open_model = DistilWhisperForConditionalGeneration.from_pretrained
@@ -59,7 +60,7 @@ def test_every_way_of_storing_keeps_the_side(one_sided, whisper_folder, side, tm
     """Silent: layers of the missing side drawn at random when the checkpoint is opened."""
     expected = forward(one_sided, "ca", "gl", "en").logits
     path = one_sided.save_expert("ca", tmp_path / "file")
-    assert load_file(path).keys() == expert_shapes(one_sided.config, side).keys()
+    assert load_file(path).keys() == expert_shapes(one_sided.config, ExpertForm(side)).keys()
     assert all(key.startswith(f"{side}.") for key in load_file(path))
     one_sided.save_pretrained(tmp_path / "whole")
     one_sided.save_pretrained(tmp_path / "experts", experts_only=True)
@@ -93,13 +94,10 @@ def test_verbs_touch_the_layers_that_are_there(one_sided, whisper, side):
 def test_a_file_that_lacks_its_side_is_refused(one_sided, whisper_folder, side, tmp_path):
     """Silent: half an expert that passes for a whole one, or the other way round."""
     path = one_sided.save_expert("ca", tmp_path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    about = json.loads(metadata["distil_whisper.expert"])
+    about = json.loads(header(path)["distil_whisper.expert"])
     assert about["sides"] == side
     for stated, message in (("both", "missing: "), (OTHER[side], "not of an expert"), ("left", "one of both, encoder")):
-        metadata["distil_whisper.expert"] = json.dumps({**about, "sides": stated})
-        save_file(load_file(path), path, metadata=metadata)
+        rewrite(path, metadata={"distil_whisper.expert": json.dumps({**about, "sides": stated})})
         model = open_model(whisper_folder)
         with pytest.raises(ExpertFileError, match=message):
             model.load_expert("ca", tmp_path)

@@ -133,8 +133,8 @@ def test_experts_stay_with_rows_through_temperature_fallback(whisper_folder, mon
     seen = []
     route = model.model.route
 
-    def spy(prompt):
-        found = route(prompt)
+    def spy(prompt, loaded):
+        found = route(prompt, loaded)
         seen.append(found[1].tolist())
         return found
 

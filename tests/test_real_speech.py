@@ -78,6 +78,27 @@ def test_logits_are_whispers_bit_for_bit(whisper, model, batch):
             )
 
 
+def test_rows_without_an_expert_are_whispers_in_a_mixed_batch(whisper, batch):
+    """Silent: kernels that round differently beside a full or a compact expert."""
+    languages, inputs = batch
+    mixed = DistilWhisperForConditionalGeneration.from_pretrained(BASE)
+    mixed.add_expert("ca", rank=16, targets="all")
+    mixed.add_expert("pl")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in ("ca", "pl"):
+            for _, layer in mixed.expert_layers(name):
+                for parameter in layer.language_experts[name].parameters():
+                    parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    tokens = torch.tensor(
+        [[50258, whisper.generation_config.lang_to_id[f"<|{one}|>"], 50359, 50363] for one in languages]
+    )
+    with torch.no_grad():
+        ours, plain = (one(inputs, decoder_input_ids=tokens).logits for one in (mixed.eval(), whisper))
+    for row, language in enumerate(languages):
+        assert torch.equal(ours[row], plain[row]) == (language == "en"), (row, language)
+
+
 def test_a_fresh_expert_transcribes_as_whisper(whisper, batch):
     """Silent: experts that do not start from the shared path in every layer of a real model."""
     languages, inputs = batch
