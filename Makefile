@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.distil-whisper-dev
 DOCS_STAMP := $(VENV)/.distil-whisper-docs
 
-.PHONY: setup demo transcribe check test bench docs
+.PHONY: setup demo transcribe check test fuzz kills bench docs
 
 setup: $(STAMP)
 
@@ -40,6 +40,13 @@ check: $(STAMP)
 # In two processes, tests of one file in one of them: many share a model that is slow to make.
 test: $(STAMP)
 	HF_HUB_OFFLINE=1 "$(PYTHON)" -m pytest -m "not real" -n 2 --dist loadfile
+
+# Damaged expert files, and runs that are killed: minutes each, counted by kind.
+fuzz: $(STAMP)
+	HF_HUB_OFFLINE=1 "$(PYTHON)" tests/fuzz_expert_files.py --number 10000
+
+kills: $(STAMP)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 "$(PYTHON)" tests/kill_campaign.py --kills 60
 
 bench: $(STAMP)
 	"$(PYTHON)" benchmarks/inference.py

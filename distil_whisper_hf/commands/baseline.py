@@ -7,7 +7,7 @@ distil-whisper baseline examples/recipes/lora.json --model openai/whisper-small 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from transformers import WhisperForConditionalGeneration
@@ -19,8 +19,9 @@ from ..training.datasets import RowMaker, SpeechDataset
 from ..training.speech_trainer import SpeechTrainer
 from .command_line import parse
 from .mistakes import program
-from .output_folders import check_output_dir
-from .runs import RunArguments, command_line, finish, prepare, report, show_rows, train, training_rows
+from .output_folders import check_output_dir, locked
+from .run_records import run_record
+from .runs import RunArguments, carry_out, command_line, is_tested, prepare, report, show_rows, training_rows
 from .starting import check_libraries
 
 PROGRAM = "distil-whisper baseline"
@@ -51,17 +52,34 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("Expected data that is read before training: streaming is for experts (distil-whisper train).")
     check_output_dir(training.output_dir, writes="model" if baseline.method == "full" else "adapter")
     check_libraries(["peft"] if baseline.method == "lora" else [], what="LoRA")
+    with locked(training.output_dir, main_process=training.process_index == 0):
+        return _train(run, data, baseline, training, command=command_line("baseline", arguments))
+
+
+def _train(
+    run: RunArguments,
+    data: DataArguments,
+    baseline: BaselineArguments,
+    training: SpeechTrainingArguments,
+    *,
+    command: str,
+) -> int:
     processor, labels, corpus = prepare(run, data, training)
     if run.dry_run:
         clips = training_rows(corpus.splits.train, run, labels=labels, processor=processor, seed=training.seed)
-        show_rows(clips, processor, labels, corpus)
+        show_rows(clips, processor, labels, corpus, training.output_dir)
         return 0
-    main_process = training.process_index == 0
     if not run.test_only:
         model = WhisperForConditionalGeneration.from_pretrained(run.model)
+        clips, dev = corpus.splits.train, corpus.splits.dev
+        record = run_record(
+            models={"base": model},
+            clips={"training clips": clips, "dev clips": dev},
+            arguments={**asdict(baseline), "join_seconds": run.join_seconds, "join_copies": run.join_copies},
+            training=training,
+        )
         if baseline.method == "lora":
             model = with_adapters(model, baseline)
-        clips, dev = corpus.splits.train, corpus.splits.dev
         trainer = SpeechTrainer(
             model.to(training.device),
             training,
@@ -70,16 +88,16 @@ def main(arguments: Sequence[str]) -> int:
             eval_dataset=SpeechDataset(dev, RowMaker(processor.feature_extractor)) if dev else None,
             compute_metrics=PredictionMetrics(processor.tokenizer) if training.predict_with_generate else None,
         )
-        outcome = train(trainer, run)
-        trainer.save_model()
-        finish(outcome, training)
-    if run.test == "none" or not main_process:
+        carry_out(trainer, run, record, corpus)
+    if run.test == "none" or training.process_index != 0:
+        return 0
+    if run.resume and is_tested(run, corpus, training.output_dir):
         return 0
     systems = {baseline.method: _open(baseline, run.model, Path(training.output_dir)).to(training.device)}
     if run.test == "both":
         base = WhisperForConditionalGeneration.from_pretrained(run.model)
         systems = {"whisper": base.to(training.device), **systems}
-    report(systems, processor, corpus, run, training, command=command_line("baseline", arguments))
+    report(systems, processor, corpus, run, training, command=command)
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.atomic_files import write_json, write_text
+from ..data.atomic_files import replacing, write_json, write_text
 from ..evaluation.report.analysis import capped
 from ..evaluation.scores.metrics import ErrorCounts, UtteranceScore, aggregate, score_utterance, word_counts
 from ..evaluation.scores.normalization import get_normalizer
@@ -27,7 +27,7 @@ from ..markdown import table
 from ..publishing.measured_results import Gates, MeasuredResults, Row, read_results
 from .command_line import Parser
 from .mistakes import program
-from .output_folders import check_output_dir
+from .output_folders import check_output_dir, locked
 from .runs import command_line
 
 BASE = "whisper"
@@ -74,11 +74,11 @@ def main(arguments: Sequence[str]) -> int:
         )
         if part
     )
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    write_text(args.output_dir / "compared.md", text + "\n")
     print(text)
-    if gates:
-        draw_gates(gates, args.output_dir / "gates.png")
+    with locked(args.output_dir):
+        write_text(args.output_dir / "compared.md", text + "\n")
+        if gates:
+            draw_gates(gates, args.output_dir / "gates.png")
     if reference is not None:
         for name in reference.run.get("gates", {}):
             about = {} if args.about is None else json.loads(args.about.read_text(encoding="utf-8"))
@@ -249,7 +249,8 @@ def draw_gates(shares: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path
         panel.set_yticks(range(len(shares)), [label for label, _ in shares] if side == "encoder" else [])
         panel.set_xlabel("layer")
         panel.set_title(f"{side}: open gates, %")
-    figure.savefig(path, dpi=150)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def card_results(systems: Sequence[System], reference: System, name: str) -> MeasuredResults:

@@ -10,7 +10,6 @@ stopped, and what has been transcribed is never transcribed again. The report is
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shlex
@@ -21,19 +20,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..data.atomic_files import write_json, write_json_lines, write_text
-from ..data.places import local_or_hub, missing_path
+from ..data.atomic_files import write_json_lines, write_text
+from ..places import local_or_hub, missing_path
+from ..secret_tokens import without_given_tokens
 from .command_line import Parser
 from .mistakes import program
-from .output_folders import check_output_dir
+from .output_folders import check_output_dir, locked
 
 if TYPE_CHECKING:
     from ..data.clips import Clip
     from ..data.rejections import Note, Rejection
     from ..evaluation.recipes import Recipe
     from ..evaluation.report.document import Report
-    from ..evaluation.systems.costs import Cost
-    from ..evaluation.systems.gates import GateUse
     from ..evaluation.systems.hypotheses import Hypothesis
 
 # They say the same at every call or batch.
@@ -56,12 +54,12 @@ def main(arguments: Sequence[str]) -> int:
 
     recipe = recipe_from(_values(args))
     _check_start(recipe)
-    data = read_data(recipe)
     if args.dry_run:
-        print(show_data(recipe, data))
+        print(show_data(recipe, read_data(recipe)))
         return 0
-    command = shlex.join([*PROGRAM.split(), *arguments])
-    report = evaluate(recipe, data, command=command, progress=not args.quiet)
+    command = shlex.join([*PROGRAM.split(), *without_given_tokens(arguments)])
+    with locked(recipe.output):
+        report = evaluate(recipe, read_data(recipe), command=command, progress=not args.quiet)
     print(f"{len(report.scores)} scores of {len(report.clips)} clips: {Path(recipe.output) / 'report.md'}")
     return 0
 
@@ -261,6 +259,7 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
     from ..evaluation.report.page import render
     from ..evaluation.report.trends import find_trends
     from ..evaluation.systems.hypotheses import HypothesisStore, store_path, transcribe
+    from .kept_measurements import costs_of, gates_of
 
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -273,8 +272,8 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
         store = HypothesisStore(store_path(output / "hypotheses", spec, recipe.generation))
         transcribe(spec, clips, store, settings=recipe.generation, progress=progress)
         answers[spec.name] = {clip.full_id: store[clip] for clip in clips}
-    costs = _costs(recipe, clips, answers, output / "costs.json") if recipe.measure_cost else []
-    gates = _gates(recipe, clips, answers, output / "gates.json")
+    costs = costs_of(recipe, clips, answers, output / "costs.json") if recipe.measure_cost else []
+    gates = gates_of(recipe, clips, answers, output / "gates.json")
     scores = score_all(recipe, clips, answers)
     analysis = analyse(recipe, clips, answers, scores)
     trends = find_trends(recipe, analysis.rates, {cost.model: cost.parameters for cost in costs})
@@ -288,77 +287,6 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
     write_json_lines(output / "results.jsonl", [_plain({"kind": type(row).__name__, **asdict(row)}) for row in rows])
     write_text(output / "report.md", render(report))
     return report
-
-
-def _costs(recipe: Recipe, clips: Sequence[Clip], answers: dict[str, dict[str, Hypothesis]], path: Path) -> list[Cost]:
-    """Costs of all systems from one run: measured if the file does not have just these systems and clips."""
-    from ..evaluation.systems.costs import Cost, measure_costs
-    from ..evaluation.systems.hypotheses import clip_key
-    from ..evaluation.systems.opening import system_digest
-
-    first = answers[recipe.systems[0].name]
-    usable = [one for one in clips if first[one.full_id].outcome == "ok" and (one.seconds or 0.0) <= 30.0]
-    # From all over the sets, and only of as many as are decoded at once.
-    step = max(1, len(usable) // recipe.cost_clips)
-    batch = [one for one in usable[::step][: recipe.cost_clips] if one.task == usable[0].task]
-    if not batch:
-        return []
-    asked = {
-        "systems": [[spec.name, system_digest(spec)] for spec in recipe.systems],
-        "clips": [list(clip_key(one)) for one in batch],
-        "generation": asdict(recipe.generation),
-        "repeats": recipe.cost_repeats,
-    }
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["asked"] == asked:
-            return [Cost(**row) for row in stored["costs"]]
-    costs = measure_costs(recipe.systems, batch, settings=recipe.generation, repeats=recipe.cost_repeats)
-    write_json(path, {"asked": asked, "costs": [asdict(cost) for cost in costs]})
-    return costs
-
-
-def _gates(
-    recipe: Recipe, clips: Sequence[Clip], answers: dict[str, dict[str, Hypothesis]], path: Path
-) -> list[GateUse]:
-    """Gate use of systems with experts, and flips against their float32 model; kept like the costs."""
-    from ..data.sampling import choose_clips
-    from ..evaluation.systems.gates import GateUse, gate_use, record_decisions
-    from ..evaluation.systems.hypotheses import clip_key
-    from ..evaluation.systems.opening import open_system, system_digest
-
-    specs = [spec for spec in recipe.systems if spec.has_experts]
-    if not specs:
-        return []
-    by_language: dict[str, list[Clip]] = {}
-    for clip in clips:
-        if clip.task == "transcribe":
-            by_language.setdefault(clip.expert_name, []).append(clip)
-    clips = [one for group in by_language.values() for one in choose_clips(group, recipe.gate_clips)]
-    asked = {
-        "systems": [[spec.name, system_digest(spec)] for spec in specs],
-        "clips": [list(clip_key(one)) for one in clips],
-    }
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["asked"] == asked:
-            return [GateUse(**row) for row in stored["gates"]]
-    rows: list[GateUse] = []
-    references: dict[str, Any] = {}
-    # Unquantised systems first: the others are compared with them, on their texts.
-    for spec in sorted(specs, key=lambda spec: spec.precision != "float32"):
-        plain = spec.unquantized().name
-        said = answers[plain if plain in answers else spec.name]
-        texts = {one.full_id: said[one.full_id].text for one in clips if said[one.full_id].text is not None}
-        decisions = record_decisions(open_system(spec), clips, texts)
-        if spec.name == plain:
-            references[plain] = decisions
-            rows += gate_use(spec.name, decisions)
-        else:
-            rows += gate_use(spec.name, decisions, references.get(plain))
-    stored = [{**asdict(row), "flipped": row.flipped} for row in rows]
-    write_json(path, {"asked": asked, "gates": stored})
-    return rows
 
 
 def _score_line(score: Any) -> dict[str, Any]:

@@ -15,8 +15,10 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+
+from ..secret_tokens import given_tokens, hide_tokens
 
 PACKAGE = __name__.partition(".")[0]
 DEBUG_VARIABLE = "DISTIL_WHISPER_DEBUG"
@@ -44,7 +46,7 @@ def program(name: str) -> Callable[[Main], Callable[[Sequence[str] | None], int]
         @wraps(main)
         def run(arguments: Sequence[str] | None = None) -> int:
             words, debug = take_debug(sys.argv[1:] if arguments is None else arguments)
-            return guard(name, lambda: main(words), debug=debug)
+            return guard(name, lambda: main(words), debug=debug, secrets=given_tokens(words))
 
         return run
 
@@ -65,12 +67,13 @@ def take_debug(words: Sequence[str]) -> tuple[list[str], bool]:
     return kept, debug
 
 
-def guard(name: str, work: Callable[[], int], *, debug: bool = False) -> int:
+def guard(name: str, work: Callable[[], int], *, debug: bool = False, secrets: Iterable[str] = ()) -> int:
     """The status that `work` returns, or the one that its exception stands for, said in a sentence on stderr.
 
     Args:
         name: what stands before the sentence.
         debug: let exceptions through.
+        secrets: tokens that no message may hold, whatever they look like.
     """
     try:
         return work()
@@ -82,7 +85,10 @@ def guard(name: str, work: Callable[[], int], *, debug: bool = False) -> int:
             raise
         sys.stderr.write(f"{name}: stopped.\n")
         return 130
-    except (Failed, ValueError, OSError, KeyError, ImportError) as error:
+    except Exception as error:
+        hide_tokens(error, secrets)
+        if not isinstance(error, (Failed, ValueError, OSError, KeyError, ImportError)):
+            raise
         # That our own files do not find each other is nothing that a user did.
         ours = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == PACKAGE
         if debug or ours:

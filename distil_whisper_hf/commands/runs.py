@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoProcessor, PreTrainedModel, WhisperProcessor, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..cpu_precision import computing_dtype
 from ..data.arguments import DataArguments
@@ -26,16 +25,27 @@ from ..data.rejections import notices
 from ..data.screening import REJECTIONS_FILE, TooManyRejected
 from ..evaluation.systems.hypotheses import GenerationSettings
 from ..evaluation.systems.opening import System
+from ..secret_tokens import without_given_tokens
 from ..training.arguments import SpeechTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset
 from ..training.features import FeatureCache
+from ..training.resuming import last_checkpoint
 from ..training.speech_trainer import SpeechTrainer
 from .final_scores import ScoreRow, score_system, table
 from .preview import count, preview
+from .run_records import (
+    OUTCOME_FILE,
+    SCORES_FILE,
+    RunRecord,
+    begin_run,
+    check_no_run,
+    clips_digest,
+    outcome_of,
+    read_run,
+    run_files,
+    write_outcome,
+)
 from .starting import check_new_tokens, open_config
-
-# Steps and seconds of a run, kept for tests that come later.
-OUTCOME_FILE = "training.json"
 
 
 @dataclass
@@ -69,7 +79,15 @@ class RunArguments:
         default="float32",
         metadata={"help": "Of the tested models.", "choices": ("float32", "bfloat16", "float16")},
     )
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir, if any."})
+    resume: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on from the last checkpoint in output_dir, if any; what is there of another run is refused."
+        },
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Remove the run in output_dir, its checkpoints and experts, and start anew."}
+    )
     dry_run: bool = field(
         default=False,
         metadata={
@@ -83,11 +101,14 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name} must be at least {least}, got {value}.")
+        if self.resume and self.overwrite:
+            raise ValueError("Expected --resume, which goes on with a run, or --overwrite, which removes it, got both.")
 
 
 def command_line(program: str, arguments: Sequence[str] | None) -> str:
-    """The command as a person would type it again."""
-    return shlex.join(["distil-whisper", program, *(sys.argv[1:] if arguments is None else arguments)])
+    """The command as a person would type it again, without tokens."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return shlex.join(["distil-whisper", program, *without_given_tokens(words)])
 
 
 def training_rows(
@@ -110,9 +131,10 @@ def training_rows(
 def prepare(
     run: RunArguments, data: DataArguments, training: SpeechTrainingArguments
 ) -> tuple[WhisperProcessor, LabelBuilder, Corpus]:
-    """Open the processor, read and divide the speech, say and write what came of it.
+    """Open the processor, read and divide the speech, say what came of it.
 
     Raises:
+        FileExistsError: the folder holds a run, and nothing was said of what to do with it.
         ValueError: a setting that the run could only fail by later, or what reading the speech refuses.
     """
     config = open_config(run.model)
@@ -123,6 +145,8 @@ def prepare(
             f"Expected a run to test in {training.output_dir!r}, found no {OUTCOME_FILE}. Train first, without "
             "--test_only."
         )
+    if training.process_index == 0 and not (run.dry_run or run.test_only or run.resume or run.overwrite):
+        check_no_run(Path(training.output_dir))
     set_seed(training.seed)
     processor = AutoProcessor.from_pretrained(run.model)
     window = processor.feature_extractor.chunk_length
@@ -136,7 +160,6 @@ def prepare(
             error.report.save(Path(training.output_dir) / REJECTIONS_FILE)
         raise
     if training.process_index == 0:
-        corpus.save(Path(training.output_dir))
         print(corpus.report.summary())
         if corpus.report.rejections:
             print(f"what was left out: {Path(training.output_dir) / REJECTIONS_FILE}")
@@ -147,39 +170,96 @@ def prepare(
 
 
 def show_rows(
-    rows: SpeechDataset | Iterable[Clip], processor: WhisperProcessor, labels: LabelBuilder, corpus: Corpus
+    rows: SpeechDataset | Iterable[Clip],
+    processor: WhisperProcessor,
+    labels: LabelBuilder,
+    corpus: Corpus,
+    folder: str | Path,
 ) -> None:
-    """The end of a dry run: the test sets, and the first rows as the model will see them."""
+    """The end of a dry run: test sets and first rows as the model will see them; splits in a folder without a run."""
     for name, clips in corpus.test_sets.items():
         domain = "out of domain" if name in corpus.out_of_domain else "in domain"
         print(f"test set {name} ({domain}): {count(clips)}")
     print(preview(rows.clips if isinstance(rows, SpeechDataset) else rows, processor.tokenizer, labels))
+    if not run_files(Path(folder)):
+        corpus.save(Path(folder))
 
 
-def train(trainer: SpeechTrainer, run: RunArguments) -> dict[str, Any]:
-    """Train, from the last checkpoint if that is wanted; returns steps, seconds and number of trained parameters."""
-    output = trainer.args.output_dir
-    checkpoint = get_last_checkpoint(output) if run.resume and Path(output).is_dir() else None
-    started = time.perf_counter()
+def carry_out(
+    trainer: SpeechTrainer,
+    run: RunArguments,
+    record: RunRecord,
+    corpus: Corpus,
+    *,
+    describe: Callable[[int], None] = lambda steps: None,
+) -> None:
+    """Train and save, as far as that is not done yet; say what it took, and keep it for the run's tests.
+
+    Args:
+        record: of the run; the folder may hold it already.
+        describe: told the number of steps before the model is saved.
+
+    Raises:
+        ValueError: the run is to go on, and the folder holds another one.
+        CheckpointError: no checkpoint to go on from, or one that lacks a state.
+    """
+    training = trainer.args
+    folder = Path(training.output_dir)
+    # The others look at what the main process leaves.
+    with training.main_process_first(local=False):
+        if training.process_index == 0:
+            begin_run(folder, record, resume=run.resume, overwrite=run.overwrite)
+    trainer.run_id = run_id_in(folder, record)
+    done = outcome_of(folder, trainer.run_id)
+    if done is not None:
+        if training.process_index == 0:
+            print(
+                f"The run in {str(folder)!r} was trained before, {done['steps']} steps: its weights stay as they are."
+            )
+        return
+    if training.process_index == 0:
+        corpus.save(folder)
+    checkpoint = last_checkpoint(folder, trainer.run_id, processes=training.world_size) if run.resume else None
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    describe(outcome.global_step)
+    trainer.save_model()
+    if training.process_index != 0:
+        return
     rows = trainer.train_dataset
     left_out = len(rows.failures()) if isinstance(rows, SpeechDataset) else sum(rows.counts().values())
-    return {
-        "steps": outcome.global_step,
-        "seconds": time.perf_counter() - started,
-        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "left_out": left_out,
-    }
+    parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    print(
+        f"{outcome.global_step} steps in {trainer.seconds:.0f} s, {parameters:,} parameters; "
+        f"{left_out} clips were left out in training"
+    )
+    content = {"steps": outcome.global_step, "seconds": trainer.seconds, "trained_parameters": parameters}
+    write_outcome(folder, trainer.run_id, {**content, "left_out": left_out})
 
 
-def finish(outcome: dict[str, Any], training: SpeechTrainingArguments) -> None:
-    """Say what a run took, and keep it for its tests."""
-    if training.process_index == 0:
-        print(
-            f"{outcome['steps']} steps in {outcome['seconds']:.0f} s, {outcome['trained_parameters']:,} parameters; "
-            f"{outcome['left_out']} clips were left out in training"
-        )
-        write_json(Path(training.output_dir) / OUTCOME_FILE, outcome)
+def run_id_in(folder: Path, record: RunRecord) -> str:
+    """The id that the checkpoints of this run have: an older version may have given it, from fewer arguments."""
+    there = read_run(folder)
+    return record.id if there is None else there["id"]
+
+
+def is_tested(run: RunArguments, corpus: Corpus, folder: str | Path) -> bool:
+    """Whether the scores in a run's folder are those that would be made now, and if so says it."""
+    try:
+        kept = json.loads((Path(folder) / SCORES_FILE).read_text(encoding="utf-8"))
+        tested = kept["tested"] == _test_digest(run, corpus, Path(folder))
+    except (OSError, ValueError, KeyError):
+        return False
+    if tested:
+        print(f"The run in {str(folder)!r} was tested before: nothing was changed.")
+    return tested
+
+
+def _test_digest(run: RunArguments, corpus: Corpus, folder: Path) -> str:
+    """Digest of what decides the scores of a run: its weights, test clips and settings."""
+    outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+    settings = {name: value for name, value in asdict(run).items() if name.startswith("test") and name != "test_only"}
+    sets = {name: clips_digest(clips) for name, clips in corpus.test_sets.items()}
+    return hashlib.sha256(json.dumps([outcome["files"], settings, sets], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def report(
@@ -190,7 +270,7 @@ def report(
     training: SpeechTrainingArguments,
     **more: Any,
 ) -> list[ScoreRow]:
-    """Test systems, print the table, and write it with the transcripts into `scores.json`.
+    """Test systems, print the table, and write it with the transcripts into `scores.json`, the last file of a run.
 
     Args:
         systems: name -> model, tested in this order.
@@ -199,8 +279,10 @@ def report(
     folder = Path(training.output_dir)
     rows: list[ScoreRow] = []
     outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+    del outcome["files"]
     dtype = computing_dtype(getattr(torch, run.test_precision), training.device)
-    more = {**more, **outcome, "test_precision": str(dtype).removeprefix("torch.")}
+    more = {**more, **outcome, "tested": _test_digest(run, corpus, folder)}
+    more["test_precision"] = str(dtype).removeprefix("torch.")
     texts: dict[str, dict[str, Any]] = {
         name: {
             "domain": "out" if name in corpus.out_of_domain else "in",
@@ -218,5 +300,5 @@ def report(
         for dataset, hypotheses in transcripts.items():
             texts[dataset][name] = hypotheses
     print(table(rows))
-    write_json(folder / "scores.json", {**more, "rows": [asdict(row) for row in rows], "transcripts": texts})
+    write_json(folder / SCORES_FILE, {**more, "rows": [asdict(row) for row in rows], "transcripts": texts})
     return rows

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, get_args
+import copy
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, get_args
 
 import torch
-from transformers import Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from ..cpu_precision import computing_dtype
+from ..secret_tokens import without_tokens
 from .losses import BudgetMode, Divergence
 
 DISTILLATIONS = ("none", *get_args(Divergence))
+_Arguments = TypeVar("_Arguments", bound=TrainingArguments)
+
+
+def without_secrets(arguments: _Arguments) -> _Arguments:
+    """A copy of the arguments to keep in a file: no token is in it, whatever field it stood in."""
+    kept = copy.copy(arguments)
+    values = {one.name: getattr(arguments, one.name) for one in fields(arguments)}
+    secrets = {value for name, value in values.items() if name.endswith("_token") and isinstance(value, str) and value}
+    for name, value in values.items():
+        setattr(kept, name, None if name.endswith("_token") else _masked(value, secrets))
+    return kept
+
+
+def _masked(value: Any, secrets: set[str]) -> Any:
+    if type(value) is str:
+        return without_tokens(value, secrets)
+    if type(value) in (list, tuple):
+        return type(value)(_masked(one, secrets) for one in value)
+    if type(value) is dict:
+        return {key: _masked(one, secrets) for key, one in value.items()}
+    return value
 
 
 @dataclass
@@ -102,6 +125,12 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
             "Below 1 an expert trained on little speech of one kind holds better on other speech."
         },
     )
+    compress_to: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rank to cut what a run ends with to, after interpolation: some megabytes in place of a hundred."
+        },
+    )
     # A layer that is skipped gives its expert no gradient, which DistributedDataParallel must be told to expect.
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "Must stay true with several processes: skipped layers have no gradient."}
@@ -122,6 +151,8 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         for name in ("gate_budget", "expert_interpolation"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+        if self.compress_to is not None and self.compress_to < 1:
+            raise ValueError(f"compress_to must be a rank of at least 1, got {self.compress_to}.")
         if self.skip_gate_probability is not None and not 0.0 <= self.skip_gate_probability < 1.0:
             raise ValueError(f"skip_gate_probability must be at least 0 and below 1, got {self.skip_gate_probability}.")
         super().__post_init__()

@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
@@ -164,6 +165,8 @@ class StreamingSpeechDataset(IterableDataset):
         screen: decides which clips are used.
         make_row: reads and transforms a clip.
         rejections_file: a line of JSON (see `Rejection`) is appended to it for each clip left out, by any worker.
+        endless: begin again, shuffled anew, when the stream is at its end. Trainer needs it to go on from a checkpoint:
+            it does not know how long a stream is, and so not how often it began.
     """
 
     def __init__(
@@ -173,14 +176,29 @@ class StreamingSpeechDataset(IterableDataset):
         make_row: RowMaker,
         *,
         rejections_file: str | Path | None = None,
+        endless: bool = False,
     ) -> None:
         self.clips = clips
         self.screen = screen
         self.make_row = make_row
         self.rejections_file = rejections_file
+        self.endless = endless
         self._counts = torch.zeros(len(REASONS), dtype=torch.int64).share_memory_()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.endless:
+            yield from self._rows()
+            return
+        for number in count():
+            self.set_epoch(number)
+            rows = 0
+            for row in self._rows():
+                rows += 1
+                yield row
+            if rows == 0:
+                return
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
         for clip in self.clips:
             outcome = clip if isinstance(clip, Rejection) else self.screen(clip)
             if isinstance(outcome, Clip):

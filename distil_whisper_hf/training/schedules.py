@@ -80,6 +80,23 @@ class InterpolationCallback(TrainerCallback):
             model.interpolate_expert(name, self.weight)
 
 
+class CompressionCallback(TrainerCallback):
+    """Cuts experts to a low rank when training ends (see `model.compress_expert`); checkpoints hold what was trained.
+
+    Args:
+        experts: their names.
+        rank: at least 1.
+    """
+
+    def __init__(self, experts: Sequence[str], rank: int) -> None:
+        self.experts = tuple(experts)
+        self.rank = rank
+
+    def on_train_end(self, *states: Any, model: DistilWhisperForConditionalGeneration, **kwargs: Any) -> None:
+        for name in self.experts:
+            model.compress_expert(name, rank=self.rank)
+
+
 def _set_skip_probability(model: DistilWhisperForConditionalGeneration, probability: float) -> None:
     for module in model.modules():
         if isinstance(module, LanguageExperts):

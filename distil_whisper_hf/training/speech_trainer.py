@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, Sampler
 from transformers import PreTrainedModel, Seq2SeqTrainer, WhisperForConditionalGeneration, WhisperProcessor
@@ -22,15 +26,17 @@ from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.atomic_files import UNFINISHED, explained
 from ..data.labels import LabelBuilder
-from .arguments import SpeechTrainingArguments
+from .arguments import SpeechTrainingArguments, without_secrets
 from .collator import SpeechBatch, SpeechCollator
 from .datasets import SpeechDataset
 from .losses import cross_entropy
+from .resuming import CheckpointError, DamagedCheckpointError, check_checkpoint, last_checkpoint, seal
 
 _BY_LENGTH = ("group_by_length", "batch_rebalance")
 # Where a checkpoint is written before it is renamed into place: not a name that a resumed run looks for.
-_STAGING = ".saving"
+_STAGING = f"{UNFINISHED}checkpoint"
 
 
 class SpeechTrainer(Seq2SeqTrainer):
@@ -40,7 +46,8 @@ class SpeechTrainer(Seq2SeqTrainer):
 
     - the loss is normalised over all accumulated batches and processes, whatever the model does itself;
     - with `predict_with_generate` each row is generated in the language of its label, and by its expert;
-    - a checkpoint appears under its name when it is complete, so a run killed while saving resumes from the one before;
+    - a checkpoint appears under its name when it is complete, and a run goes on from whole ones alone, to the same bits
+      (see `resuming`); whatever else is saved is renamed into place, and no token is in it;
     - each part of the loss is logged (`loss_ce`, ...).
 
     Args:
@@ -49,6 +56,10 @@ class SpeechTrainer(Seq2SeqTrainer):
         processing_class: the model's WhisperProcessor; saved with every checkpoint.
         data_collator: by default a SpeechCollator that transcribes.
         kwargs: as for Seq2SeqTrainer.
+
+    Attributes:
+        run_id: what checkpoints are known by: those that name another run are never gone on from.
+        seconds: of training so far, those before the checkpoint that a run went on from included.
 
     Raises:
         ValueError: no processor, or a stream of rows that are to be grouped by length.
@@ -85,6 +96,78 @@ class SpeechTrainer(Seq2SeqTrainer):
         self._parts: dict[str, Tensor] = {}
         self._counts: dict[str, float] = defaultdict(float)
         self._staging: Path | None = None
+        self.run_id: str | None = None
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        # The epoch's batches, torch's random numbers before its first one, and those that a resumed epoch began with.
+        self._epoch_batches: Iterator[Any] | None = None
+        self._epoch_random = torch.get_rng_state()
+        self._resumed_random: Tensor | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def train(self, resume_from_checkpoint: str | os.PathLike | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's, from a checkpoint that is whole.
+
+        Args:
+            resume_from_checkpoint: a checkpoint, or True for the last whole one of the output folder.
+            args, kwargs: as for Trainer.
+
+        Raises:
+            CheckpointError: a checkpoint that is damaged, or lacks a state; with True, or none that can be used.
+        """
+        checkpoint, processes = resume_from_checkpoint, self.args.world_size
+        if checkpoint is True:
+            folder = Path(cast(str, self.args.output_dir))
+            checkpoint = last_checkpoint(folder, self.run_id, processes=processes)
+            if checkpoint is None:
+                raise CheckpointError(f"Expected a checkpoint to go on from in {str(folder)!r}, found none.")
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        if not checkpoint:
+            return super().train(None, *args, **kwargs)
+        try:
+            self._seconds_before = check_checkpoint(Path(checkpoint), processes=processes)["seconds"]
+        except DamagedCheckpointError as error:
+            raise CheckpointError(f"Expected a checkpoint as it was written, {error}: name another one.") from error
+        self._resumed_random = torch.load(Path(checkpoint) / self._epoch_random_file, weights_only=True)
+        return super().train(os.fspath(checkpoint), *args, **kwargs)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """As the Trainer's, which would take one more step where a run goes on from its last one.
+
+        Some samplers draw the order of an epoch from torch's random numbers, with its first batch: a run that goes on
+        in the middle of an epoch has those of its beginning.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        if epoch_iterator is not self._epoch_batches:
+            if self._resumed_random is not None:
+                torch.set_rng_state(self._resumed_random)
+                self._resumed_random = None
+            self._epoch_batches, self._epoch_random = epoch_iterator, torch.get_rng_state()
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # Before the first batch: an epoch begins where the checkpoint was made.
+        self._resumed_random = None
+        super()._load_rng_state(checkpoint)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        torch.save(self._epoch_random, Path(output_dir) / self._epoch_random_file)
+
+    @property
+    def _epoch_random_file(self) -> str:
+        return f"epoch_rng_state_{self.args.process_index}.pth"
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the Trainer's; it leaves no trace in the random numbers of training: a resumed run may not repeat it."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -220,6 +303,25 @@ class SpeechTrainer(Seq2SeqTrainer):
         run = super()._get_output_dir(trial)
         return run if self._staging is None else str(self._staging)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with self._beside(output_dir) as folder:
+            super()._save(str(folder), state_dict)
+
+    @contextmanager
+    def _beside(self, output_dir: str | None) -> Iterator[Path]:
+        """A folder to save in, whose files are renamed into `output_dir`; arguments hold no token until then."""
+        target = Path(cast(str, self.args.output_dir) if output_dir is None else output_dir)
+        target.mkdir(parents=True, exist_ok=True)
+        args = self.args
+        self.args = without_secrets(args)
+        try:
+            with _disk_faults(target), tempfile.TemporaryDirectory(dir=target, prefix=UNFINISHED) as beside:
+                yield Path(beside)
+                for path in sorted(Path(beside).iterdir()):
+                    os.replace(path, target / path.name)
+        finally:
+            self.args = args
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As the Trainer's, but written beside and renamed into place when all of it is there."""
         run = Path(self._get_output_dir(trial))
@@ -230,16 +332,20 @@ class SpeechTrainer(Seq2SeqTrainer):
         self.accelerator.wait_for_everyone()
         self._staging = staging
         try:
-            super()._save_checkpoint(model, trial)
+            with _disk_faults(run / name):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.state.best_model_checkpoint == str(staging / name):
+                    self.state.best_model_checkpoint = str(run / name)
+                if self.args.should_save:
+                    self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+                    seal(staging / name, run_id=self.run_id, seconds=self.seconds)
+                    _replace_folder(staging / name, run / name)
         finally:
             self._staging = None
-        self.accelerator.wait_for_everyone()
-        if self.state.best_model_checkpoint == str(staging / name):
-            self.state.best_model_checkpoint = str(run / name)
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
         if self.args.should_save:
-            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-            _replace_folder(staging / name, run / name)
-            shutil.rmtree(staging, ignore_errors=True)
             rotate_checkpoints(
                 output_dir=str(run),
                 save_total_limit=self.args.save_total_limit,
@@ -247,6 +353,16 @@ class SpeechTrainer(Seq2SeqTrainer):
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _disk_faults(path: Path) -> Iterator[None]:
+    """One kind of error for what torch, safetensors and Python each say of a disk that is full."""
+    with explained(path):
+        try:
+            yield
+        except (RuntimeError, SafetensorError) as error:
+            raise OSError(None, str(error)) from error
 
 
 class _SeededByEpoch(Sampler):

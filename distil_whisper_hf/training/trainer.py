@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from transformers import WhisperProcessor
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from ..checkpoints import ExpertFileError, check_base, read_expert
+from ..checkpoints import check_base, read_expert
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
+from ..untrusted_files import ExpertFileError
 from .arguments import DistilWhisperTrainingArguments
 from .collator import SpeechBatch
 from .hub_pushes import HubPushMixin
 from .losses import BudgetMode, Divergence, distillation, gate_budget, mask_from_lengths
-from .schedules import GateNoiseCallback, InterpolationCallback, SkipGateCallback
+from .schedules import CompressionCallback, GateNoiseCallback, InterpolationCallback, SkipGateCallback
 from .speech_trainer import SpeechTrainer
 from .teacher import BaseTeacher, Teacher
 
@@ -83,6 +84,10 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             self.add_callback(SkipGateCallback(args.skip_gate_probability))
         if args.expert_interpolation < 1.0:
             self.add_callback(InterpolationCallback(self.train_experts, args.expert_interpolation))
+        if args.compress_to is not None:
+            for name in self.train_experts:
+                model.config.check_form(replace(model.config.expert_form(name), rank=args.compress_to))
+            self.add_callback(CompressionCallback(self.train_experts, args.compress_to))
 
     def _batch(self, inputs: Mapping[str, Any]) -> SpeechBatch:
         """The batch with the expert of each row: the one it names, else that of its language token."""
@@ -174,13 +179,14 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             return
         folder = Path(cast(str, self.args.output_dir) if output_dir is None else output_dir)
         model = self._whisper()
-        if model.config.base_model_name_or_path is None:
-            for name in self.train_experts:
-                model.save_expert(name, folder)
-        else:
-            model.save_pretrained(folder, experts_only=True)
-        self.processing_class.save_pretrained(folder)
-        torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        with self._beside(output_dir) as beside:
+            if model.config.base_model_name_or_path is None:
+                for name in self.train_experts:
+                    model.save_expert(name, folder)
+            else:
+                model.save_pretrained(folder, experts_only=True)
+            self.processing_class.save_pretrained(beside)
+            torch.save(self.args, beside / TRAINING_ARGS_NAME)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: a push writes the card, from what is known of each expert (see `cards`)."""
@@ -197,10 +203,12 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         for name in self.train_experts:
             file = read_expert(name, resume_from_checkpoint, model.config)
             check_base(file, fingerprint, model.config.base_model_name_or_path)
-            if file.sides != model.config.language_experts[name].get("sides", "both"):
+            form = model.config.expert_form(name)
+            if file.form != form:
                 raise ExpertFileError(
-                    f"Expected expert {name!r} to have the layers that the run started with, got {file.sides!r} in "
-                    f"{resume_from_checkpoint}. Go on with the same expert_sides."
+                    f"Expected expert {name!r} to be made as this run makes it ({form.entry or 'a full one'}), got "
+                    f"{file.form.entry or 'a full one'} in {resume_from_checkpoint}. "
+                    "Go on with the same sides, rank and targets."
                 )
             for layer_name, layer in model.expert_layers(name):
                 prefix = layer_name + "."

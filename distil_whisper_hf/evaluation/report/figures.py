@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...data.atomic_files import replacing
 from ..systems.gates import GateUse
 from .analysis import ALL_ERRORS, Analysis, Comparison, GapRow, RateRow
 
@@ -46,7 +47,8 @@ def draw_figures(folder: Path, analysis: Analysis, gates: Sequence[GateUse]) -> 
     def save(name: str, figure: Figure) -> None:
         drawn[name] = folder / f"{name}.png"
         # Without a date in it: the same numbers make the same file.
-        figure.savefig(drawn[name], dpi=_DPI, bbox_inches="tight", metadata={"Software": None})
+        with replacing(drawn[name]) as beside:
+            figure.savefig(beside, dpi=_DPI, bbox_inches="tight", metadata={"Software": None})
 
     if analysis.rates:
         save("rates", _dots([_rate_point(row) for row in analysis.rates], "error rate in %", zero=False))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ...data.atomic_files import append_lines
 from ...data.audio import AudioError, read_audio
 from ...data.clips import Clip
 from .opening import System, SystemSpec, open_system, system_digest
@@ -59,7 +59,7 @@ class Hypothesis:
     """What a system made of one clip.
 
     Attributes:
-        dataset, id, digest, language, task: what it was asked.
+        dataset, id, digest, language, task, expert: what it was asked.
         text: None if there is none; `outcome` then says why, and `detail` gives the figure or error behind it.
         cut: whether `max_new_tokens` ended it.
         audio_seconds: length of the clip, in s.
@@ -77,15 +77,16 @@ class Hypothesis:
     cut: bool = False
     audio_seconds: float = 0.0
     seconds: float = 0.0
+    expert: str | None = None
 
     @property
     def key(self) -> tuple[str, ...]:
-        return self.dataset, self.id, self.digest, self.language, self.task
+        return self.dataset, self.id, self.digest, self.language, self.task, self.expert or ""
 
 
 def clip_key(clip: Clip) -> tuple[str, ...]:
     """What a stored hypothesis is found by."""
-    return clip.dataset, clip.id, clip.digest or "", clip.language, clip.task
+    return clip.dataset, clip.id, clip.digest or "", clip.language, clip.task, clip.expert or ""
 
 
 class HypothesisStore:
@@ -125,14 +126,10 @@ class HypothesisStore:
         return self.hypotheses[clip_key(clip)]
 
     def append(self, batch: Iterable[Hypothesis]) -> None:
-        """Write hypotheses at once, and let them reach the disk before returning."""
+        """Write hypotheses at once, all of them or none, and let them reach the disk before returning."""
         batch = list(batch)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(asdict(hypothesis), ensure_ascii=False) + "\n" for hypothesis in batch)
-        with self.path.open("ab") as file:
-            file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path, [json.dumps(asdict(hypothesis), ensure_ascii=False) for hypothesis in batch])
         self.hypotheses.update((hypothesis.key, hypothesis) for hypothesis in batch)
 
 
@@ -217,7 +214,7 @@ def transcribe_batch(system: System, batch: Sequence[Clip], settings: Generation
     for fields in made:
         del fields["samples"]
     return [
-        Hypothesis(*clip_key(clip), **fields, seconds=round(seconds, 4))
+        Hypothesis(*clip_key(clip)[:5], **fields, seconds=round(seconds, 4), expert=clip.expert)
         for clip, fields in zip(batch, made, strict=True)
     ]
 

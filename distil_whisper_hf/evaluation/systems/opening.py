@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, WhisperForConditionalGeneration
 from transformers.utils import CONFIG_NAME, cached_file
 
+from ...checkpoints import find_expert
 from ...configuration_distil_whisper import DistilWhisperConfig
 from ...modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .quantization import Precision, check_precision, convert
@@ -21,7 +23,20 @@ if TYPE_CHECKING:
     from transformers import WhisperProcessor
 
 _TOKENIZER = "tokenizer_config.json"
-_IDENTITY_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt")
+# What a folder's models, experts and adapters are opened from; what else a run leaves there changes none of them.
+_IDENTITY_FILES = (
+    "*config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "expert.*.bin",
+    "pytorch_model*.bin*",
+    "added_tokens.json",
+    "merges.txt",
+    "normalizer.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "vocab.json",
+)
 _SPEC = re.compile(r"^(?:(?P<label>[^=@]+)=)?(?P<model>[^+=]+)(?P<parts>(?:\+[^+@=]+@[^+=]+)*)$")
 
 
@@ -152,37 +167,45 @@ def open_system(spec: SystemSpec) -> System:
 
 
 def system_digest(spec: SystemSpec) -> str:
-    """Digest of what makes the system: the bytes of local files, the commit of Hub repositories, precision and device.
+    """Digest of what makes the system: the bytes of local files and of experts, the commit of a base on the Hub,
+    precision and device.
 
     A model that was trained on under its old name is another system. The label is not part of it.
     """
-    sources = [spec.model, *(source for _, source in spec.experts), *([spec.adapter] if spec.adapter else [])]
+    sources = [spec.model, *([spec.adapter] if spec.adapter else [])]
     config = AutoConfig.from_pretrained(spec.model)
     base = getattr(config, "base_model_name_or_path", None)
     if base is not None and base != spec.model:
         sources.append(base)
     state = {
         "sources": [_source_digest(source) for source in sources],
-        "experts": [name for name, _ in spec.experts],
+        "experts": [[name, _expert_digest(name, source)] for name, source in spec.experts],
         "precision": spec.precision,
         "device": torch.device(spec.device).type,
     }
     return hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
+def _expert_digest(name: str, source: str) -> str:
+    """Of an expert's own file; of everything in the source where the expert is inside a whole checkpoint."""
+    file = find_expert(name, source)
+    return _source_digest(source) if file is None else _files_digest([file])
+
+
+def _files_digest(files: Iterable[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        digest.update(f"{file.name}:{file.stat().st_size}:".encode())
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def _source_digest(source: str) -> str:
     path = Path(source)
-    if path.is_dir() or path.is_file():
-        files = (
-            sorted({file for pattern in _IDENTITY_FILES for file in path.glob(pattern)}) if path.is_dir() else [path]
-        )
-        digest = hashlib.blake2b(digest_size=8)
-        for file in files:
-            digest.update(f"{file.name}:{file.stat().st_size}:".encode())
-            with file.open("rb") as opened:
-                while block := opened.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+    if path.is_dir():
+        return _files_digest(sorted({file for pattern in _IDENTITY_FILES for file in path.glob(pattern)}))
     # The Hub's cache keeps each commit in a folder of that name.
     for name in (CONFIG_NAME, "adapter_config.json"):
         found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
