@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
 
-    clips, _, _ = read_evaluated_clips(DatasetSpec(args.speech, limit=args.clips, where={"suspect": "0"}))
+    chosen = DatasetSpec(args.speech, limit=args.clips, where={"suspect": "0"})
+    clips = read_evaluated_clips(chosen, max_rejected=0.5).clips
     spec = SystemSpec(args.base)
     system = open_system(spec)
     plain = pipeline(

@@ -31,7 +31,9 @@ from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 from distil_whisper_hf.training.teacher import Teacher
 from distil_whisper_hf.training.trainer import DistilWhisperTrainer
 
-VARIANTS = ("full", "lora", "clsr", "js", "kl")
+VARIANTS = ("full", "lora", "compact", "clsr", "js", "kl")
+# Of LoRA on fc1 and fc2, and of the compact expert.
+RANK = 16
 
 
 class StepTimes(TrainerCallback):
@@ -98,17 +100,17 @@ def measure(args: argparse.Namespace) -> dict:
     if args.variant in ("full", "lora"):
         model = WhisperForConditionalGeneration.from_pretrained(args.base)
         if args.variant == "lora":
-            model = with_adapters(model, BaselineArguments(method="lora"))
+            model = with_adapters(model, BaselineArguments(method="lora", lora_rank=RANK))
         trainer = SpeechTrainer(
             model, SpeechTrainingArguments(**common), processing_class=processor, train_dataset=rows, callbacks=[times]
         )
     else:
         model = DistilWhisperForConditionalGeneration.from_pretrained(args.base)
-        model.add_expert(args.language)
+        model.add_expert(args.language, rank=RANK if args.variant == "compact" else None)
         arguments = DistilWhisperTrainingArguments(
-            **common, distillation="none" if args.variant == "clsr" else args.variant
+            **common, distillation=args.variant if args.variant in ("js", "kl") else "none"
         )
-        if args.variant != "clsr":
+        if args.variant in ("js", "kl"):
             # In the precision that the student computes in.
             live = Teacher.from_pretrained(
                 args.teacher or args.base, student=model, student_processor=processor, precision="bfloat16"
@@ -142,14 +144,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps of each variant in each round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", default="runs/training_benchmark")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="full among them")
     parser.add_argument("--variant", choices=VARIANTS, default=None, help="measure this one in this process only")
     args = parser.parse_args()
     if args.variant is not None:
         print(json.dumps(measure(args)))
         return
-    found = {variant: [] for variant in VARIANTS}
+    found = {variant: [] for variant in args.variants}
     for _ in range(args.rounds):
-        for variant in VARIANTS:
+        for variant in args.variants:
             command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
             ended = subprocess.run(command, capture_output=True, text=True, check=False)
             if ended.returncode:
@@ -159,13 +162,15 @@ def main() -> None:
     peak = {v: statistics.median(run["peak"] for run in runs) for v, runs in found.items()}
     print("| variant | s / step | step / full's | peak GB | peak / full's | teacher's share of the step |")
     print("|---|---|---|---|---|---|")
-    for variant in VARIANTS:
+    for variant in args.variants:
         taught = [s for run in found[variant] for s in run.get("teacher", [])]
         share = f"{statistics.median(taught) / step[variant]:.0%}" if taught else ""
         print(
             f"| {variant} | {step[variant]:.2f} | {step[variant] / step['full']:.2f} | {peak[variant] / 1e9:.2f} "
             f"| {peak[variant] / peak['full']:.2f} | {share} |"
         )
+    if "clsr" not in found:
+        return
     loader = statistics.median(run["loader"] for run in found["clsr"])
     print(
         f"\nLoader: {loader:.3f} s for a batch of {args.batch} on one core, {loader / step['clsr']:.1%} of a CLSR step."

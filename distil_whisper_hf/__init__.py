@@ -12,11 +12,11 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from .checkpoints import ExpertFileError
 from .configuration_distil_whisper import DistilWhisperConfig
 from .modeling_distil_whisper import DistilWhisperForConditionalGeneration, DistilWhisperModel
 from .moved import install_old_paths
 from .pipeline_distil_whisper import DistilWhisperASRPipeline
+from .untrusted_files import ExpertFileError
 
 __version__ = "0.2.0"
 

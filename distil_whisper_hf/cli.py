@@ -23,7 +23,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "baseline": Command("baseline", "full fine-tuning or LoRA on the same data, to compare with"),
     "compare": Command("compare", "trained systems beside each other, and which gates open"),
-    "convert": Command("convert", "turn a checkpoint of the original release into base and expert files"),
+    "compress": Command("compress", "cut experts to a low rank: some megabytes in place of a hundred"),
+    "convert": Command("convert", "turn the original release, or a LoRA adapter, into expert files"),
     "evaluate": Command("evaluate", "error rates with intervals, bias by group, and what quantisation does to both"),
     "push": Command("push", "push a release or an expert to the Hub"),
     "release": Command("release", "make the folder that would be pushed, from trained experts"),

@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(INTRODUCTION)
     logging.set_verbosity_error()
     started = time.perf_counter()
-    status = train.main([str(RECIPE), *places, "--output_dir", str(output), "--report_to", "none", *given])
+    # A demo is shown again: what an earlier one left goes, unless it is gone on with.
+    again = [] if {"--resume", "--overwrite"} & set(given) else ["--overwrite"]
+    words = [*places, "--output_dir", str(output), "--report_to", "none", *again, *given]
+    status = train.main([str(RECIPE), *words])
     if status:
         return status
     results = json.loads((output / "scores.json").read_text(encoding="utf-8"))

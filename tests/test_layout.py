@@ -28,7 +28,7 @@ LONGER: dict[str, str] = {}
 # core files, and nothing else of ours; what publishes is reached by its absolute name, in a `try`, when it is called.
 CORE_ARROW: dict[str, set[str]] = {
     "languages": set(),
-    "routing": set(),
+    "gates": set(),
     "segments": set(),
     "transformers_contract": set(),
     "audio_headers": set(),
@@ -37,18 +37,58 @@ CORE_ARROW: dict[str, set[str]] = {
     "audio_files": {"audio_headers", "ffmpeg_program"},
     "audio_input": {"audio_files"},
     "tokenization_distil_whisper": {"languages"},
-    "original_release": {"languages"},
-    "configuration_distil_whisper": {"languages", "original_release"},
-    "language_experts": {"routing"},
-    "layers_distil_whisper": {"configuration_distil_whisper", "language_experts", "routing"},
-    "checkpoints": {"configuration_distil_whisper", "languages", "original_release"},
-    "expert_verbs": {
-        "checkpoints",
+    "places": set(),
+    "expert_form": set(),
+    "untrusted_files": {"places"},
+    "original_release": {"languages", "untrusted_files"},
+    "configuration_distil_whisper": {"expert_form", "languages", "original_release", "untrusted_files"},
+    "compact_experts": {"gates"},
+    "routing": {"compact_experts"},
+    "language_experts": {"compact_experts", "gates", "routing"},
+    "adapted_attention": {"compact_experts", "transformers_contract"},
+    "layers_distil_whisper": {
+        "adapted_attention",
+        "compact_experts",
         "configuration_distil_whisper",
+        "expert_form",
+        "language_experts",
+        "routing",
+    },
+    "base_fingerprint": {"untrusted_files"},
+    "whole_checkpoint": {"configuration_distil_whisper", "untrusted_files"},
+    "expert_header": {"configuration_distil_whisper", "expert_form", "untrusted_files"},
+    "compression": {
+        "compact_experts",
+        "configuration_distil_whisper",
+        "expert_form",
+        "language_experts",
+        "layers_distil_whisper",
+    },
+    "checkpoints": {
+        "base_fingerprint",
+        "configuration_distil_whisper",
+        "expert_form",
+        "expert_header",
+        "languages",
+        "original_release",
+        "untrusted_files",
+        "whole_checkpoint",
+    },
+    "expert_verbs": {
+        "base_fingerprint",
+        "checkpoints",
+        "compact_experts",
+        "compression",
+        "configuration_distil_whisper",
+        "hub_verbs",
         "language_experts",
         "languages",
         "layers_distil_whisper",
+        "expert_form",
+        "routing",
+        "untrusted_files",
     },
+    "hub_verbs": set(),
     "generation_distil_whisper": {"configuration_distil_whisper", "languages", "routing"},
     "pipeline_distil_whisper": {"audio_input", "languages", "segments", "transformers_contract"},
     "pretrained": {
@@ -57,10 +97,14 @@ CORE_ARROW: dict[str, set[str]] = {
         "expert_verbs",
         "generation_distil_whisper",
         "original_release",
+        "untrusted_files",
+        "whole_checkpoint",
     },
     "modeling_distil_whisper": {
+        "compact_experts",
         "configuration_distil_whisper",
         "expert_verbs",
+        "gates",
         "generation_distil_whisper",
         "language_experts",
         "layers_distil_whisper",
@@ -74,6 +118,8 @@ CORE_ARROW: dict[str, set[str]] = {
 NOT_SHIPPED = {"cpu_precision", "tokenization_distil_whisper"}
 CORE_LIBRARIES = {"huggingface_hub", "numpy", "safetensors", "torch", "transformers"}
 FEWER_LIBRARIES = {
+    "compact_experts": {"torch"},
+    "gates": {"torch"},
     "language_experts": {"torch"},
     "routing": {"torch"},
     "languages": {"transformers"},
@@ -88,9 +134,10 @@ THROUGH_TRANSFORMERS = {"tokenizers"}
 ROOM_ARROW: dict[str, set[str]] = {
     "markdown": set(),
     "moved": set(),
-    "publishing": {"core", "markdown"},
+    "secret_tokens": set(),
+    "publishing": {"core", "markdown", "secret_tokens"},
     "data": {"core"},
-    "training": {"core", "data", "publishing"},
+    "training": {"core", "data", "publishing", "secret_tokens"},
     "evaluation.scores": {"core"},
     "evaluation.statistics": {"core", "evaluation.scores"},
     "evaluation.systems": {"core", "data"},
@@ -118,6 +165,7 @@ ROOM_ARROW: dict[str, set[str]] = {
         "evaluation.systems",
         "markdown",
         "publishing",
+        "secret_tokens",
         "training",
     },
     "cli": {"__init__", "commands"},
@@ -128,10 +176,11 @@ ROOM_ARROW: dict[str, set[str]] = {
 SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
     "training": {
         "arguments": {"losses"},
+        "resuming": set(),
         "losses": set(),
         "collator": {"losses"},
         "teacher": {"features", "vocabulary"},
-        "speech_trainer": {"arguments", "collator", "datasets", "losses"},
+        "speech_trainer": {"arguments", "collator", "datasets", "losses", "resuming"},
         "trainer": {
             "arguments", "collator", "hub_pushes", "losses", "schedules", "speech_trainer", "teacher",
         },
@@ -229,7 +278,7 @@ def arrow_faults(module: str, source: str) -> list[str]:
             continue
         other_folder, _, other = found.target.rpartition(".")
         if module in CORE_ARROW:
-            if module == "expert_verbs" and room_of(found.target) == "publishing":
+            if module == "hub_verbs" and room_of(found.target) == "publishing":
                 if not found.in_try or found.relative:
                     faults.append(f"{module}:{found.line}: publishing is reached by its absolute name, in a `try`")
                 continue
@@ -458,7 +507,7 @@ ALLOWED = {
     ),
     "an unlisted sibling's own choice": ("training.callbacks", "from .trainer import Trainer"),
     "publishing, when a verb pushes": (
-        "expert_verbs",
+        "hub_verbs",
         f"def f():\n    try:\n        from {NAME}.publishing.push import p\n    except ImportError:\n        raise",
     ),
     "re-export and register": (
@@ -479,7 +528,7 @@ FORBIDDEN = {
     "checkpoints know the model": ("checkpoints", "from .modeling_distil_whisper import M", "may not import"),
     "hidden in a function": ("checkpoints", "def f():\n    from .modeling_distil_whisper import M", "may not import"),
     "core knows publishing": ("checkpoints", "from .publishing.push import push", "may not import publishing"),
-    "a verb brings publishing along": ("expert_verbs", "from .publishing.push import push", "in a `try`"),
+    "a verb brings publishing along": ("hub_verbs", "from .publishing.push import push", "in a `try`"),
     "training to evaluation": (
         "training.trainer", "from ..evaluation.scores.metrics import wer", "may not import evaluation",
     ),

@@ -22,7 +22,7 @@ and one that names its flags itself:
 Names have underscores; hyphens are taken too, and `--name=value`. Abbreviations are not: a script that uses one breaks
 as soon as another flag begins alike. `--help` lists what people set, `--help_all` everything. Every mistake is a
 `ValueError` of one sentence, which `mistakes.program` turns into status 2. What a name of the command line may stand
-for is in `data.places`, whether a folder can be written to in `output_folders`.
+for is in `places`, whether a folder can be written to in `output_folders`.
 
 The same thing has the same flag everywhere: `--model` (a Whisper), `--experts` (a folder or repository with experts),
 `--data`, `--test_data`, `--test_limit` (most clips of a test set), `--language`, `--output_dir`.
@@ -41,14 +41,14 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
-from ..data.places import missing_path
+from ..places import missing_path
 from .mistakes import HelpAsked
 from .recipe_values import annotations, checked_value
 from .stock_flags import RENAMED
 
 # What the programs with dataclasses show in --help, in this order; a program has those that it knows.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "what is trained": ("model", "method", "lora_rank", "teacher", "expert_sides"),
+    "what is trained": ("model", "method", "lora_rank", "teacher", "expert_rank"),
     "data": ("data", "language", "test_data", "where", "split_by", "subset", "streaming", "join_seconds"),
     "method": ("distillation", "distillation_weight", "gate_budget", "gate_estimator"),
     "run": (

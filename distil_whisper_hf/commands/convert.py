@@ -1,7 +1,9 @@
-"""Convert a checkpoint of the original release (naver/multilingual-distilwhisper-*) to this package's layout.
+"""Convert a checkpoint of the original release (naver/multilingual-distilwhisper-*), or a PEFT LoRA adapter of
+Whisper, to this package's layout.
 
     distil-whisper convert multilingual-distilwhisper-28k converted                     base and all experts
     distil-whisper convert multilingual-distilwhisper-28k converted --language ca gl --model openai/whisper-small
+    distil-whisper convert lora-ca converted --language ca --model openai/whisper-base   a compact expert, gates open
 
 The source is a local copy: config.json, model.safetensors, expert.<language>.bin. The result is a folder with the base
 under plain Whisper's names and one file per expert; with --model, which has to hold the very same weights, the experts
@@ -18,21 +20,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.places import local_or_hub, missing_path
+from ..places import local_or_hub, missing_path
 from .command_line import Parser
+from .convert_adapter import convert_adapter, is_adapter
 from .mistakes import Failed, program
 from .output_folders import check_disk_space, check_output_dir
+from .sample_inputs import sample_inputs
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 
 # Of logits between two orders of the same float32 sums.
 TOLERANCE = 1e-4
-FRAMES_PER_POSITION = 2
-TEXT_TOKENS = 8
 PROGRAM = "distil-whisper convert"
 
 
@@ -48,6 +49,13 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("Expected the folder to make once, after the source or as --output_dir.")
     output = args.output_dir if args.output is None else args.output
     base = None if args.model is None else local_or_hub(args.model, "a plain Whisper (--model)")
+    if is_adapter(args.source):
+        if base is None or args.language is None or len(args.language) != 1:
+            raise ValueError("Expected the base and the language of a LoRA adapter: --model BASE --language ca.")
+        difference = convert_adapter(args.source, output, name=args.language[0], base=base)
+        print(f"{args.language[0]}: logits within {difference:.1e} of the adapter's")
+        print(f"written: {output}")
+        return 0
     try:
         report = convert(args.source, output, experts=args.language, base=base)
     except ConversionError as error:
@@ -60,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(PROGRAM, __doc__)
-    parser.add_argument("source", type=Path, help="local copy of an original checkpoint")
+    parser.add_argument("source", type=Path, help="local copy of an original checkpoint, or of a LoRA adapter")
     parser.add_argument("output", type=Path, nargs="?", help="folder to make")
     parser.add_argument("--output_dir", type=Path, section="result", help="the same, as a flag")
     parser.add_argument(
@@ -211,20 +219,6 @@ def our_name(key: str, name: str) -> str:
     # proj.<language>.fc1.weight, or gate_in.<language>.weight.
     short = ".".join(parts[2:]) if parts[0] == "proj" else ".".join([parts[0], *parts[2:]])
     return f"{layer}.language_experts.{name}.{short}"
-
-
-def sample_inputs(model: DistilWhisperForConditionalGeneration, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise for features `(1, mel bins, frames)`, and a prompt in the expert's language with some text."""
-    import torch
-
-    config = model.config
-    generator = torch.Generator().manual_seed(0)
-    frames = FRAMES_PER_POSITION * config.max_source_positions
-    features = torch.randn(1, config.num_mel_bins, frames, generator=generator)
-    text = torch.randint(config.eos_token_id, (TEXT_TOKENS,), generator=generator).tolist()
-    language = config.language_experts[name]["language_token_id"]
-    tokens = [config.decoder_start_token_id, language, config.task_token_ids["transcribe"], *text]
-    return features, torch.tensor([tokens])
 
 
 def original_logits(

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.places import check_hub_name, local_or_hub, missing_path
+from ..places import check_hub_name, local_or_hub, missing_path
 from .command_line import Parser
 from .mistakes import Failed, program
 

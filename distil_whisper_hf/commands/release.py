@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.places import check_hub_name, local_or_hub, missing_path
+from ..places import check_hub_name, local_or_hub, missing_path
 from .command_line import Parser
 from .mistakes import program
 from .output_folders import check_disk_space, check_output_dir

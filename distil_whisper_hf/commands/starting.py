@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from transformers import AutoConfig, WhisperConfig
 
 from ..checkpoints import expert_shapes
-from ..data.places import local_or_hub
+from ..expert_form import ExpertForm
+from ..places import local_or_hub
 from .mistakes import missing_library
 
 # Start, language, task and no timestamps stand before a transcript.
@@ -46,9 +47,9 @@ def check_new_tokens(config: WhisperConfig, most: int | None, *, flag: str) -> N
         )
 
 
-def expert_bytes(config: WhisperConfig, *, sides: str, checkpoints: int) -> int:
+def expert_bytes(config: WhisperConfig, *, form: ExpertForm, checkpoints: int) -> int:
     """Bytes that an expert takes: its file, and in each checkpoint the weights with the optimiser's state."""
-    numbers = sum(shape_size(shape) for shape in expert_shapes(config, sides).values())
+    numbers = sum(shape_size(shape) for shape in expert_shapes(config, form).values())
     return numbers * (FLOAT_BYTES + checkpoints * TRAINED_BYTES)
 
 

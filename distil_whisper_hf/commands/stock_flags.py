@@ -30,7 +30,7 @@ RENAMED: dict[str, str] = {
     "max_train_samples": "write --subset",
     "model_name_or_path": "write --model",
     "no_cuda": "write --use_cpu",
-    "overwrite_output_dir": "leave it out: write --resume to go on, or name another --output_dir",
+    "overwrite_output_dir": "write --overwrite to start anew, or --resume to go on",
     "past_index": "leave it out: it has no meaning for Whisper",
     "per_gpu_eval_batch_size": "write --per_device_eval_batch_size",
     "per_gpu_train_batch_size": "write --per_device_train_batch_size",

@@ -7,12 +7,12 @@ distil-whisper train examples/recipes/paper_js.json --model openai/whisper-small
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, WhisperProcessor
 
-from ..configuration_distil_whisper import EXPERT_SIDES, DistilWhisperConfig
+from ..configuration_distil_whisper import DistilWhisperConfig
 from ..data.arguments import DataArguments, one_for_each
 from ..data.clips import Clip
 from ..data.corpus import Corpus, stream_clips
@@ -22,6 +22,8 @@ from ..data.screening import REJECTIONS_FILE, Screen
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..evaluation.systems.gates import open_shares, record_decisions
 from ..evaluation.systems.opening import System
+from ..expert_form import EXPERT_SIDES, EXPERT_TARGETS, ExpertForm
+from ..expert_header import tensors_digest
 from ..languages import language_code
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from ..training.arguments import DistilWhisperTrainingArguments
@@ -30,8 +32,18 @@ from ..training.teacher import BaseTeacher, Teacher
 from ..training.trainer import DistilWhisperTrainer
 from .command_line import parse
 from .mistakes import program
-from .output_folders import check_disk_space, check_output_dir
-from .runs import RunArguments, command_line, finish, prepare, report, show_rows, train, training_rows
+from .output_folders import check_disk_space, check_output_dir, locked
+from .run_records import RunRecord, run_record
+from .runs import (
+    RunArguments,
+    carry_out,
+    command_line,
+    is_tested,
+    prepare,
+    report,
+    show_rows,
+    training_rows,
+)
 from .starting import check_libraries, expert_bytes, open_config
 
 PROGRAM = "distil-whisper train"
@@ -57,6 +69,20 @@ class ExpertArguments:
             "choices": tuple(EXPERT_SIDES),
         },
     )
+    expert_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Make a new expert compact: products of this rank, added to Whisper's weights. None: a full one, a "
+            "copy of its feed-forward networks."
+        },
+    )
+    expert_targets: list[str] = field(
+        default_factory=lambda: ["ffn"],
+        metadata={
+            "help": "What a compact expert changes: ffn, all (attention's projections too), or some of "
+            f"{', '.join(EXPERT_TARGETS['all'])}."
+        },
+    )
     gate_estimator: str = field(
         default="soft",
         metadata={
@@ -67,6 +93,12 @@ class ExpertArguments:
     expert_dropout: float = field(default=0.3, metadata={"help": "Dropout on an expert's output."})
     gate_dropout: float = field(default=0.1, metadata={"help": "Dropout on a gate's input."})
 
+    @property
+    def form(self) -> ExpertForm:
+        """What a new expert is made of."""
+        only = self.expert_targets[0] if len(self.expert_targets) == 1 else self.expert_targets
+        return ExpertForm(self.expert_sides, self.expert_rank, only)
+
 
 @program(PROGRAM)
 def main(arguments: Sequence[str]) -> int:
@@ -74,6 +106,18 @@ def main(arguments: Sequence[str]) -> int:
     kinds = (RunArguments, DataArguments, ExpertArguments, DistilWhisperTrainingArguments)
     run, data, expert, training = parse(kinds, arguments, program=PROGRAM, description=__doc__)
     _check_start(run, data, expert, training)
+    with locked(training.output_dir, main_process=training.process_index == 0):
+        return _train(run, data, expert, training, command=command_line("train", arguments))
+
+
+def _train(
+    run: RunArguments,
+    data: DataArguments,
+    expert: ExpertArguments,
+    training: DistilWhisperTrainingArguments,
+    *,
+    command: str,
+) -> int:
     processor, labels, corpus = prepare(run, data, training)
     names = _experts(data, corpus.splits.train)
     if run.dry_run:
@@ -82,32 +126,53 @@ def main(arguments: Sequence[str]) -> int:
             if data.streaming
             else training_rows(corpus.splits.train, run, labels=labels, processor=processor, seed=training.seed)
         )
-        show_rows(rows, processor, labels, corpus)
+        show_rows(rows, processor, labels, corpus, training.output_dir)
         return 0
-    _check_room(run, expert, training, len(names))
-    main_process = training.process_index == 0
     if not run.test_only:
+        _check_room(run, expert, training, len(names))
         trainer = _trainer(run, data, expert, training, processor, labels, corpus)
-        outcome = train(trainer, run)
-        for name, _ in names:
-            entry = trainer.model.config.language_experts[name]["training"]
-            clips = sum(clip.expert_name == name for clip in corpus.splits.train)
-            entry |= {"clips": clips, "steps": outcome["steps"]}
-        trainer.save_model()
-        finish(outcome, training)
-    if run.test == "none" or not main_process:
+
+        def describe(steps: int) -> None:
+            for name, _ in names:
+                entry = trainer.model.config.language_experts[name]["training"]
+                entry |= {"clips": sum(clip.expert_name == name for clip in corpus.splits.train), "steps": steps}
+
+        carry_out(trainer, run, _record(trainer, run, data, expert, corpus), corpus, describe=describe)
+    if run.test == "none" or training.process_index != 0:
+        return 0
+    if run.resume and is_tested(run, corpus, training.output_dir):
         return 0
     # Opened anew, as users will: the trainer leaves mixed precision wrapped around the model that it trained.
-    trained = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
+    trained = DistilWhisperForConditionalGeneration.from_pretrained(run.model, experts=[]).to(training.device)
     trained.load_expert([name for name, _ in names], training.output_dir)
     label = f"experts-{'clsr' if training.distillation == 'none' else training.distillation}"
     systems: dict[str, PreTrainedModel] = {label: trained}
     if run.test == "both":
-        base = DistilWhisperForConditionalGeneration.from_pretrained(run.model).to(training.device)
+        base = DistilWhisperForConditionalGeneration.from_pretrained(run.model, experts=[]).to(training.device)
         systems = {"whisper": base, **systems}
     gates = _gate_shares(trained, processor, _of_experts(corpus, [name for name, _ in names], run.test_limit))
-    report(systems, processor, corpus, run, training, command=command_line("train", arguments), gates=gates)
+    report(systems, processor, corpus, run, training, command=command, gates=gates)
     return 0
+
+
+def _record(
+    trainer: DistilWhisperTrainer, run: RunArguments, data: DataArguments, expert: ExpertArguments, corpus: Corpus
+) -> RunRecord:
+    models = {"base": trainer.model}
+    if isinstance(trainer.teacher, Teacher):
+        models["teacher"] = trainer.teacher.model
+    arguments = {**asdict(expert), "join_seconds": run.join_seconds, "join_copies": run.join_copies}
+    if expert.teacher not in (None, "base"):
+        # Known by its weights, wherever it lies.
+        arguments["teacher"] = "a Whisper"
+    if data.streaming:
+        arguments |= {name: value for name, value in asdict(data).items() if not name.startswith("test_")}
+    # Experts that the model had already go on from where they are.
+    for name in DistilWhisperConfig.from_pretrained(run.model).language_experts:
+        if name in trainer.train_experts:
+            arguments[f"expert {name} at the start"] = tensors_digest(trainer.model.expert_file(name).tensors)
+    clips = {"training clips": corpus.splits.train, "dev clips": corpus.splits.dev}
+    return run_record(models=models, clips=clips, arguments=arguments, training=trainer.args)
 
 
 def _check_start(
@@ -133,10 +198,12 @@ def _check_start(
 def _check_room(
     run: RunArguments, expert: ExpertArguments, training: DistilWhisperTrainingArguments, experts: int
 ) -> None:
-    """Refuse a run whose experts and checkpoints the disk has no room for."""
+    """Refuse a run whose experts and checkpoints the disk has no room for; one that goes on has most of its own."""
+    if run.resume:
+        return
     config = DistilWhisperConfig.from_pretrained(run.model)
     kept = 0 if training.save_strategy == "no" else (training.save_total_limit or 2)
-    needed = experts * expert_bytes(config, sides=expert.expert_sides, checkpoints=kept)
+    needed = experts * expert_bytes(config, form=expert.form, checkpoints=kept)
     check_disk_space(training.output_dir, needed, f"{experts} experts and {kept} checkpoints")
 
 
@@ -156,7 +223,12 @@ def _trainer(
         gate_dropout=expert.gate_dropout,
     )
     for name, language in _experts(data, corpus.splits.train):
-        model.add_expert(name, language=language, sides=expert.expert_sides)
+        if name in model.expert_names:
+            # Of a model that has it already: it goes on from there.
+            continue
+        model.add_expert(
+            name, language=language, sides=expert.expert_sides, rank=expert.expert_rank, targets=expert.form.targets
+        )
     model = model.to(training.device)
     teacher = _open_teacher(expert, model, processor)
     extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None
@@ -166,6 +238,7 @@ def _trainer(
             Screen(labels, max_seconds=float(processor.feature_extractor.chunk_length)),
             RowMaker(processor.feature_extractor, teacher_extractor=extractor),
             rejections_file=Path(training.output_dir) / REJECTIONS_FILE,
+            endless=True,
         )
     else:
         clips = corpus.splits.train

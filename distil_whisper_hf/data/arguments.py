@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..places import local_or_hub
 from .columns import Columns
 from .common_voice import SPLITS
-from .places import local_or_hub
 from .sources import Source
 
 

@@ -11,6 +11,7 @@ from transformers import WhisperFeatureExtractor, WhisperProcessor
 
 from distil_whisper_hf.commands import output_folders, starting
 from distil_whisper_hf.configuration_distil_whisper import DistilWhisperConfig
+from distil_whisper_hf.expert_form import ExpertForm
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,12 @@ def test_a_full_disk_is_found_before_training(base, speech, tmp_path, refused, m
 def test_room_is_counted_for_experts_and_their_optimiser(base):
     """Silent: an estimate that forgets a side, or AdamW's moments."""
     config = DistilWhisperConfig.from_pretrained(base)
-    encoder = starting.expert_bytes(config, sides="encoder", checkpoints=0)
+    encoder = starting.expert_bytes(config, form=ExpertForm("encoder"), checkpoints=0)
     layer = 2 * 64 * 96 + 96 + 64 + 64 * 64 + 64 + 64
     assert encoder == 4 * 2 * layer
-    both = starting.expert_bytes(config, sides="both", checkpoints=0)
-    assert both == encoder + starting.expert_bytes(config, sides="decoder", checkpoints=0)
-    assert starting.expert_bytes(config, sides="both", checkpoints=2) == both * (4 + 2 * 12) // 4
+    both = starting.expert_bytes(config, form=ExpertForm(), checkpoints=0)
+    assert both == encoder + starting.expert_bytes(config, form=ExpertForm("decoder"), checkpoints=0)
+    assert starting.expert_bytes(config, form=ExpertForm(), checkpoints=2) == both * (4 + 2 * 12) // 4
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import save_whisper
+from programs import TINY, speech_folder
 from safetensors.torch import load_file
 from speech_files import write
 from tiny import tiny_tokenizer
-from transformers import WhisperFeatureExtractor, WhisperProcessor
+from transformers import WhisperFeatureExtractor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.cli import main
@@ -28,42 +28,6 @@ from distil_whisper_hf.data.sources import read_source
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "--report_to", "none", "--disable_tqdm",
-        "true", "--save_strategy", "no", "--test_max_new_tokens", "5", "--logging_steps", "1"]  # fmt: skip
-
-
-def short_processor() -> WhisperProcessor:
-    """Whisper's, with windows of 2 s."""
-    return WhisperProcessor(WhisperFeatureExtractor(chunk_length=2), tiny_tokenizer())
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    folder = save_whisper(tmp_path_factory.mktemp("base"), max_source_positions=100)
-    short_processor().save_pretrained(folder)
-    return folder
-
-
-def speech_folder(folder: Path, language: str, count: int = 12, *, hertz: float = 200.0) -> Path:
-    """Clips of different lengths and texts by three speakers; one is broken, one says nothing, one is too long."""
-    folder.mkdir(parents=True)
-    rows = []
-    for number in range(count):
-        name = f"clip{number}.wav"
-        write(folder / name, 0.3 + 0.1 * number, rate=16000, hertz=hertz + 30 * number)
-        rows.append([name, f"text {number} {language}", language, f"speaker{number % 3}", "0"])
-    (folder / "broken.wav").write_bytes(b"RIFF")
-    write(folder / "long.wav", 2.5)
-    rows += [["broken.wav", "lost", language, "speaker0", "0"], ["clip0.wav", "...", language, "speaker0", "0"]]
-    rows += [["long.wav", "too long", language, "speaker0", "0"], ["clip1.wav", "suspect", language, "speaker0", "1"]]
-    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["file_name", "text", "language", "speaker", "suspect"], *rows])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def catalan(tmp_path_factory) -> Path:
-    return speech_folder(tmp_path_factory.mktemp("speech") / "catalan", "ca")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +136,7 @@ def test_streamed_clips_train_without_a_download(base, catalan, other_domain, tm
     assert {row["dataset"] for row in scores["rows"]} == {"calls"} and sorted(scores["gates"]) == ["ca"]
     assert {key.split(".")[0] for key in load_file(output / "expert.ca.safetensors")} == {"encoder"}
     assert scores["gates"]["ca"]["decoder"] == [0.0, 0.0, 0.0]
-    message = refused([word for word in words if word not in ("--language", "ca")])
+    message = refused([*(word for word in words if word not in ("--language", "ca")), "--overwrite"])
     assert "Expected the language of every streamed source" in message
 
 
@@ -217,10 +181,10 @@ def test_killed_while_saving_it_resumes_to_the_same_expert(base, catalan, tmp_pa
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
     assert [path.name for path in killed.glob("checkpoint-*")] == ["checkpoint-2"]
-    assert (killed / ".saving" / "checkpoint-4").is_dir()
+    assert (killed / ".part-checkpoint" / "checkpoint-4").is_dir()
     assert main([*words, "--output_dir", str(killed), "--resume"]) == 0
     assert (killed / "expert.ca.safetensors").read_bytes() == (whole / "expert.ca.safetensors").read_bytes()
-    assert not (killed / ".saving").exists()
+    assert not list(killed.glob(".part-*"))
 
 
 PROCESSES = """
