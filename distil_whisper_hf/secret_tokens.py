@@ -44,6 +44,7 @@ def hide_tokens(error: BaseException, secrets: Iterable[str] = ()) -> None:
     while found is not None and id(found) not in seen:
         seen.add(id(found))
         found.args = tuple(without_tokens(one, secrets) if isinstance(one, str) else one for one in found.args)
-        if isinstance(found, OSError) and isinstance(found.strerror, str):
-            found.strerror = without_tokens(found.strerror, secrets)
+        for name in ("strerror", "filename", "filename2") if isinstance(found, OSError) else ():
+            if isinstance(value := getattr(found, name), str):
+                setattr(found, name, without_tokens(value, secrets))
         found = found.__cause__ or found.__context__

@@ -24,8 +24,9 @@ CONTENTS: dict[str, tuple[str, str]] = {
 }
 
 LOCK_FILE = ".lock"
-# What a program that was killed leaves: files and folders that were to be renamed when they were complete.
-LEFTOVERS = (f"{UNFINISHED}*", ".checkpoint-*", ".expert-*")
+# What a program that was killed leaves: files and folders that were to be renamed when they were complete. Any other
+# folder in there may be that of a program that runs.
+LEFTOVERS = (f"{UNFINISHED}*", f"figures/{UNFINISHED}*", ".checkpoint-*", ".expert-*")
 # Files that this process has locked. A child process has them open too, and would hold the lock when this one is dead.
 _HELD: set[int] = set()
 
@@ -63,7 +64,7 @@ def locked(folder: str | os.PathLike, *, main_process: bool = True) -> Iterator[
     file = _take(folder / LOCK_FILE)
     _HELD.add(file)
     try:
-        for path in [path for pattern in LEFTOVERS for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))]:
+        for path in [path for pattern in LEFTOVERS for path in folder.glob(pattern)]:
             remove(path)
         yield
     finally:

@@ -216,7 +216,12 @@ def outcome_of(folder: Path, run_id: str) -> dict[str, Any] | None:
     return None
 
 
+def weight_digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of the weights that a training left."""
+    names = sorted(path.name for _, pattern in CONTENTS.values() for path in folder.glob(pattern))
+    return file_digests(folder, names)
+
+
 def write_outcome(folder: Path, run_id: str, outcome: Mapping[str, Any]) -> None:
     """Keep what a run ended with, with digests of its weights: the last file that its training writes."""
-    names = sorted(path.name for _, pattern in CONTENTS.values() for path in folder.glob(pattern))
-    write_json(folder / OUTCOME_FILE, {**outcome, "run": run_id, "files": file_digests(folder, names)})
+    write_json(folder / OUTCOME_FILE, {**outcome, "run": run_id, "files": weight_digests(folder)})

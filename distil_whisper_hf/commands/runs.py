@@ -43,6 +43,7 @@ from .run_records import (
     outcome_of,
     read_run,
     run_files,
+    weight_digests,
     write_outcome,
 )
 from .starting import check_new_tokens, open_config
@@ -247,7 +248,7 @@ def is_tested(run: RunArguments, corpus: Corpus, folder: str | Path) -> bool:
     try:
         kept = json.loads((Path(folder) / SCORES_FILE).read_text(encoding="utf-8"))
         tested = kept["tested"] == _test_digest(run, corpus, Path(folder))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     if tested:
         print(f"The run in {str(folder)!r} was tested before: nothing was changed.")
@@ -256,10 +257,10 @@ def is_tested(run: RunArguments, corpus: Corpus, folder: str | Path) -> bool:
 
 def _test_digest(run: RunArguments, corpus: Corpus, folder: Path) -> str:
     """Digest of what decides the scores of a run: its weights, test clips and settings."""
-    outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
     settings = {name: value for name, value in asdict(run).items() if name.startswith("test") and name != "test_only"}
     sets = {name: clips_digest(clips) for name, clips in corpus.test_sets.items()}
-    return hashlib.sha256(json.dumps([outcome["files"], settings, sets], sort_keys=True).encode()).hexdigest()[:32]
+    decides = json.dumps([weight_digests(folder), settings, sets], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()[:32]
 
 
 def report(
@@ -279,7 +280,8 @@ def report(
     folder = Path(training.output_dir)
     rows: list[ScoreRow] = []
     outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
-    del outcome["files"]
+    # A run of version 0.1 has none.
+    outcome.pop("files", None)
     dtype = computing_dtype(getattr(torch, run.test_precision), training.device)
     more = {**more, **outcome, "tested": _test_digest(run, corpus, folder)}
     more["test_precision"] = str(dtype).removeprefix("torch.")

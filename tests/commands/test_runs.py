@@ -14,6 +14,8 @@ from kill_campaign import Bench, evaluated, trained
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.cli import main
+from distil_whisper_hf.commands.mistakes import guard
+from distil_whisper_hf.commands.output_folders import locked
 from distil_whisper_hf.data import atomic_files
 from distil_whisper_hf.training import resuming
 
@@ -135,6 +137,27 @@ def test_two_programs_do_not_share_a_folder(bench, whole, tmp_path, said):
     assert main(bench.evaluation(whole, output)) == 0
 
 
+def test_leftovers_are_removed_and_what_another_program_writes_is_not(tmp_path):
+    """Silent: a checkpoint that disappears under a run, because a program began in the folder above."""
+    (tmp_path / "figures").mkdir()
+    for name in (".part-checkpoint", ".checkpoint-x", ".expert-x", "figures/.part-x"):
+        (tmp_path / name).mkdir()
+    with locked(tmp_path / "ca"):
+        (tmp_path / "ca" / ".part-checkpoint").mkdir()
+        with locked(tmp_path):
+            assert sorted(path.name for path in tmp_path.rglob(".*") if path.name != ".lock") == [".part-checkpoint"]
+        assert (tmp_path / "ca" / ".part-checkpoint").is_dir()
+
+
+def test_a_run_of_an_older_version_is_tested(bench, copy):
+    """Its `training.json` has no digests, and there is no record."""
+    (copy / "training.json").write_text('{"steps": 7, "seconds": 1.0}')
+    (copy / "run.json").unlink()
+    shutil.copy(copy / "checkpoint-7" / "expert.ca.safetensors", copy)
+    assert main([*(word for word in bench.training(copy) if word != "--resume"), "--test_only"]) == 0
+    assert json.loads((copy / "scores.json").read_text())["steps"] == 7
+
+
 def test_an_evaluation_is_made_anew_for_what_changed(bench, whole, tmp_path, capsys):
     """Silent: hypotheses or gates of another expert, text or setting in a report."""
     output = tmp_path / "evaluated"
@@ -198,6 +221,9 @@ def test_no_token_is_written_or_said(bench, tmp_path, capsys, caplog):
     words += ["--hub_token", token, "--max_steps", "2", "--report_to", "none"]
     assert main(words) == 0
     assert main([*words, "--learning_rate", f"x{token}"]) == 2
+    assert main([*words, "--overwrite", "--data", str(tmp_path / token)]) == 2
+    with pytest.raises(OSError, match=r"\[token\]"):
+        guard("x", lambda: (tmp_path / token).read_text() and 0, debug=True)
     out, err = capsys.readouterr()
     assert token not in out + err + caplog.text
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]

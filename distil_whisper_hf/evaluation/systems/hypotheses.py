@@ -102,11 +102,11 @@ class HypothesisStore:
         if self.path.exists():
             self._heal()
             # Not by splitlines(), which also takes signs for ends of lines that JSON leaves in a text.
-            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
+            lines = self.path.read_bytes().split(b"\n")[:-1]
             for number, line in enumerate(lines, start=1):
                 try:
                     hypothesis = Hypothesis(**json.loads(line))
-                except (json.JSONDecodeError, TypeError) as error:
+                except (ValueError, TypeError) as error:
                     raise ValueError(
                         f"expected a hypothesis in line {number} of {self.path}, got {line[:80]!r} ({error}): remove "
                         "the line, and that clip is transcribed again"

@@ -29,6 +29,7 @@ _IDENTITY_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     "expert.*.bin",
+    "adapter_model*.bin",
     "pytorch_model*.bin*",
     "added_tokens.json",
     "merges.txt",

@@ -114,10 +114,11 @@ def test_what_is_asked_decides_what_is_found(base, tmp_path):
     assert store_path(tmp_path, spec, replace(SETTINGS, batch_size=7)) == store.path
 
 
-def test_a_line_that_is_no_hypothesis_is_named(tmp_path):
+@pytest.mark.parametrize("line", [b'{"dataset": "a"}', b"[1]", b'{"dataset": "\xff"}', bytes(9)])
+def test_a_line_that_is_no_hypothesis_is_named(tmp_path, line):
     """Prevents a damaged store from passing as an empty one."""
     path = tmp_path / "x.jsonl"
-    path.write_text('{"dataset": "a"}\n')
+    path.write_bytes(line + b"\n")
     with pytest.raises(ValueError, match=r"line 1 of .*x\.jsonl"):
         HypothesisStore(path)
 

@@ -85,3 +85,10 @@ def test_digest_follows_the_weights(base, only, tmp_path):
         model.model.encoder.layers[0].fc1.bias += 1
     model.save_pretrained(tmp_path / "m")
     assert before != system_digest(SystemSpec(str(tmp_path / "m")))
+    digests = set()
+    (tmp_path / "adapter").mkdir()
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        for content in (b"weights", b"others"):
+            (tmp_path / "adapter" / name).write_bytes(content)
+            digests.add(system_digest(SystemSpec(str(base), adapter=str(tmp_path / "adapter"))))
+    assert len(digests) == 4
