@@ -370,6 +370,25 @@ def test_the_trainer_pushes_its_experts_and_nothing_else(hub, run, tmp_path):
     assert "that others can open" in run.answer("trainer()")["message"]
 
 
+def test_the_trainer_keeps_its_token_to_itself(hub, run, home, tmp_path):
+    """Silent: a token in pickled arguments, in a published card, or in what is said of a Hub that fails."""
+    hub.publish_folder("openai/short", save_whisper(tmp_path))
+    run(TRAINER)
+    named = f"output_dir='kept', hub_model_id='user/kept', hub_token={WRITER!r}"
+    hub.fail("POST", "/api/repos/create", status=500, times=99)
+    answer = run.answer(f"trainer({named})")
+    assert "error" in answer and WRITER not in answer["message"] + answer["traceback"]
+    hub.faults.clear()
+    hub.fail("POST", "/commit/", status=500, times=99)
+    answer = run.answer(f"one = trainer({named})\none.train()\none.push_to_hub()")
+    assert answer["error"] == "HubPushError" and WRITER not in answer["message"] + answer["traceback"]
+    hub.faults.clear()
+    run("one.push_to_hub()\nresult = one.args.hub_token")
+    written = [path.read_bytes() for path in (home / "writer" / "kept").rglob("*") if path.is_file()]
+    assert any(b"hub_token" in content for content in written)
+    assert all(WRITER.encode() not in content for content in [*written, *hub.files("user/kept").values()])
+
+
 def test_experts_of_another_base_are_refused_before_they_are_sent(hub, run, pushed):
     """Silent: a repository whose configuration names one base and whose experts need another."""
     hub.requests.clear()
