@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+# Of a user or an organisation, or one that a service was lent (OAuth, a job of a CI).
+TOKEN = re.compile(r"hf_(?:[A-Za-z0-9]{16,}|(?:oauth|jwt)_[\w.-]{16,})")
 MASK = "[token]"
 # What stands between the scheme and the host: user, user:password or a token.
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")

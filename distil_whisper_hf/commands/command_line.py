@@ -42,6 +42,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from ..places import missing_path
+from ..secret_tokens import MASK
 from .mistakes import HelpAsked
 from .recipe_values import annotations, checked_value
 from .stock_flags import RENAMED
@@ -209,7 +210,8 @@ class Parser(HfArgumentParser):
             try:
                 values[action.dest] = checked_value(action, value, self._kinds.get(action.dest, ()))
             except ValueError as error:
-                raise ValueError(f"{path.name} says {json.dumps({name: value})}: {error}.") from error
+                shown = MASK if name.endswith("token") else value
+                raise ValueError(f"{path.name} says {json.dumps({name: shown})}: {error}.") from error
         return values
 
     def help_text(self, *, everything: bool = False) -> str:

@@ -20,6 +20,7 @@ from .. import __version__
 from ..checkpoints import fingerprint_base
 from ..data.atomic_files import write_json
 from ..data.clips import Clip
+from ..secret_tokens import without_tokens
 from ..training.resuming import checkpoints, file_digests
 from .output_folders import CONTENTS, remove
 
@@ -93,7 +94,7 @@ def run_record(
     notes = {"distil_whisper_hf": __version__, "python": platform.python_version(), **libraries}
     notes["device"] = torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else "cpu"
     # As it will be read again.
-    return RunRecord(json.loads(json.dumps(decides, default=str)), notes)
+    return RunRecord(json.loads(without_tokens(json.dumps(decides, default=str))), notes)
 
 
 def _weights_digest(model: PreTrainedModel) -> str:

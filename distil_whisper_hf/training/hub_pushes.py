@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import CommitInfo, HfApi
 
+from ..publishing.listing import check_token
 from ..publishing.push import HubPushError
 from ..publishing.release import public_base
 from ..transformers_contract import TRANSFORMERS_VERSION
@@ -38,6 +39,7 @@ class HubPushMixin(_Trainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository, before training; raises ValueError for what would fail at its end."""
+        check_token(self.args.hub_token if token is None else token)
         strategy = getattr(self.args.hub_strategy, "value", self.args.hub_strategy)
         if strategy not in STRATEGIES:
             raise ValueError(
