@@ -37,8 +37,9 @@ _IDLE = re.compile(
     r"|push_to_hub|report_to|restore_callback_states_from_checkpoint|resume_from_checkpoint|run_name"
     r"|skip_memory_metrics|torch_empty_cache_steps|trackio_\w+|use_cpu"
 )
-# They do where the best checkpoint is what a run ends with.
+# They do where the best checkpoint is what a run ends with, or a schedule follows the scores.
 _CHOOSING = re.compile(r"save_\w+|eval_\w+|per_device_eval_batch_size|greater_is_better|metric_for_best_model")
+_FOLLOWING = ("reduce_lr_on_plateau", "greedy")
 # Fields of a clip that no step sees.
 _UNSEEN = {"audio", "speaker", "gender", "age", "up_votes", "down_votes", "dataset", "domain"}
 # Fields of a model's configuration that say where it came from.
@@ -114,7 +115,7 @@ def clips_digest(clips: Sequence[Clip]) -> dict[str, Any]:
 def _training_arguments(training: TrainingArguments) -> dict[str, Any]:
     values = training.to_dict()
     found = {name: value for name, value in values.items() if not _IDLE.fullmatch(name)}
-    if not training.load_best_model_at_end:
+    if not training.load_best_model_at_end and training.lr_scheduler_type not in _FOLLOWING:
         found = {name: value for name, value in found.items() if not _CHOOSING.fullmatch(name)}
     return {**found, "processes": training.world_size, "devices": max(1, training.n_gpu)}
 

@@ -167,6 +167,8 @@ def _record(
         arguments["teacher"] = "a Whisper"
     if data.streaming:
         arguments |= {name: value for name, value in asdict(data).items() if not name.startswith("test_")}
+        # Each reads a part of the stream: their number decides the order of the clips.
+        arguments["dataloader_num_workers"] = trainer.args.dataloader_num_workers
     # Experts that the model had already go on from where they are.
     for name in DistilWhisperConfig.from_pretrained(run.model).language_experts:
         if name in trainer.train_experts:
