@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 # How a file is called while it is written. A program that is killed leaves it, and the next one removes it.
 UNFINISHED = ".part-"
 
@@ -45,10 +47,11 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except UnwritableError:
         raise
-    except OSError as error:
-        reason = (error.strerror or str(error)).strip().splitlines()[0].rstrip(".")
+    except (OSError, SafetensorError) as error:
+        number, said = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+        reason = (said or str(error)).strip().splitlines()[0].rstrip(".")
         raise UnwritableError(
-            error.errno,
+            number,
             f"Cannot write {str(path)!r}: {reason}. What was there stays: make room, or choose another folder.",
         ) from error
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import WhisperFeatureExtractor
 
+from ..data.atomic_files import replacing
 from ..data.audio import AudioError
 
 # Frames of the encoder per frame of the features: its second convolution has stride 2.
@@ -105,15 +104,14 @@ class FeatureCache:
 
         Raises:
             ValueError: an extractor with dither, whose features differ each time.
+            UnwritableError: a disk that is full.
         """
         if extractor.dither:
             raise ValueError(f"Expected an extractor without dither for a cache, got dither {extractor.dither}.")
         path = self._path(digest, extractor)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        save_file({"features": np.ascontiguousarray(features)}, name, metadata={"encoder_frames": str(frames)})
-        os.replace(name, path)
+        with replacing(path) as beside:
+            save_file({"features": np.ascontiguousarray(features)}, beside, metadata={"encoder_frames": str(frames)})
 
     def _path(self, digest: str, extractor: WhisperFeatureExtractor) -> Path:
         settings = hashlib.sha256(_settings(extractor).encode()).hexdigest()[:12]

@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, Sampler
 from transformers import PreTrainedModel, Seq2SeqTrainer, WhisperForConditionalGeneration, WhisperProcessor
@@ -357,11 +356,11 @@ class SpeechTrainer(Seq2SeqTrainer):
 
 @contextmanager
 def _disk_faults(path: Path) -> Iterator[None]:
-    """One kind of error for what torch, safetensors and Python each say of a disk that is full."""
+    """One kind of error for what torch and the others say of a disk that is full."""
     with explained(path):
         try:
             yield
-        except (RuntimeError, SafetensorError) as error:
+        except RuntimeError as error:
             raise OSError(None, str(error)) from error
 
 

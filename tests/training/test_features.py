@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from speech_files import tone
 from tiny import tiny_feature_extractor
 from transformers import WhisperFeatureExtractor
 
+from distil_whisper_hf.data.atomic_files import UnwritableError
 from distil_whisper_hf.data.audio import AudioError
 from distil_whisper_hf.training.features import (
     FeatureCache,
@@ -105,3 +107,13 @@ def test_a_damaged_file_of_the_cache_is_made_again(tmp_path) -> None:
     assert cache.get("ab" * 16, extractor) is None
     cache.put("ab" * 16, extractor, features, 50)
     assert np.array_equal(cache.get("ab" * 16, extractor)[0], features)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch) -> None:
+    def full(*_, **__) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("distil_whisper_hf.training.features.save_file", full)
+    with pytest.raises(UnwritableError, match=r"No space left on device.*make room"):
+        FeatureCache(tmp_path).put("ab" * 16, tiny_feature_extractor(), np.zeros((80, 4), dtype=np.float32), 2)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
