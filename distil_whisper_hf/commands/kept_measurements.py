@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..data.atomic_files import write_json
 from ..data.clips import Clip
@@ -17,6 +17,8 @@ from ..evaluation.systems.costs import Cost, measure_costs
 from ..evaluation.systems.gates import GateUse, gate_use, record_decisions
 from ..evaluation.systems.hypotheses import Hypothesis, clip_key
 from ..evaluation.systems.opening import open_system, system_digest
+
+_Measured = TypeVar("_Measured", Cost, GateUse)
 
 
 def costs_of(
@@ -36,9 +38,9 @@ def costs_of(
         "generation": asdict(recipe.generation),
         "repeats": recipe.cost_repeats,
     }
-    kept = _kept(path, asked, "costs")
+    kept = _kept(path, asked, "costs", Cost)
     if kept is not None:
-        return [Cost(**row) for row in kept]
+        return kept
     costs = measure_costs(recipe.systems, batch, settings=recipe.generation, repeats=recipe.cost_repeats)
     write_json(path, {"asked": asked, "costs": [asdict(cost) for cost in costs]})
     return costs
@@ -68,9 +70,9 @@ def gates_of(
         "clips": [list(clip_key(one)) for one in clips],
         "texts": hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest(),
     }
-    kept = _kept(path, asked, "gates")
+    kept = _kept(path, asked, "gates", GateUse)
     if kept is not None:
-        return [GateUse(**row) for row in kept]
+        return kept
     rows: list[GateUse] = []
     references: dict[str, Any] = {}
     # Unquantised systems first: the others are compared with them, on their texts.
@@ -86,10 +88,10 @@ def gates_of(
     return rows
 
 
-def _kept(path: Path, asked: dict[str, Any], name: str) -> list[dict[str, Any]] | None:
+def _kept(path: Path, asked: dict[str, Any], name: str, kind: type[_Measured]) -> list[_Measured] | None:
     """What a file keeps of an earlier evaluation that asked the same; None if it has nothing of the kind."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return stored[name] if stored["asked"] == asked else None
+        return [kind(**row) for row in stored[name]] if stored["asked"] == asked else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
