@@ -80,10 +80,11 @@ def main(arguments: Sequence[str]) -> int:
         if gates:
             draw_gates(gates, args.output_dir / "gates.png")
     if reference is not None:
-        for name in reference.run.get("gates", {}):
-            about = {} if args.about is None else json.loads(args.about.read_text(encoding="utf-8"))
-            results = read_results({**about, **card_results(systems, reference, name).as_dict()})
-            write_json(args.reference / f"results.{name}.json", results.as_dict())
+        about = {} if args.about is None else json.loads(args.about.read_text(encoding="utf-8"))
+        with locked(args.reference):
+            for name in reference.run.get("gates", {}):
+                results = read_results({**about, **card_results(systems, reference, name).as_dict()})
+                write_json(args.reference / f"results.{name}.json", results.as_dict())
     return 0
 
 

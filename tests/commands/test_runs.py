@@ -167,7 +167,10 @@ def test_an_evaluation_is_made_anew_for_what_changed(bench, whole, tmp_path, cap
     # A torn last line is what a kill leaves.
     torn = next((output / "hypotheses").glob("*.jsonl"))
     torn.write_bytes(torn.read_bytes()[:-9])
-    (output / "gates.json").write_text("{")
+    # And what another version knows of gates is not known here.
+    kept = json.loads((output / "gates.json").read_text())
+    kept["gates"][0]["entropy"] = 0.5
+    (output / "gates.json").write_text(json.dumps(kept))
     assert main(bench.evaluation(whole, output)) == 0
     assert evaluated(output) == first
     other = tmp_path / "other"
