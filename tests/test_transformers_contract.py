@@ -41,7 +41,7 @@ TRAINER_NAMES = {
         "push_to_hub",
     ),
     Seq2SeqTrainer: ("prediction_step",),
-    trainer: ("DEFAULT_CALLBACKS", "TRAINER_STATE_NAME", "TRAINING_ARGS_NAME", "rotate_checkpoints"),
+    trainer: ("DEFAULT_CALLBACKS", "TRAINER_STATE_NAME", "TRAINING_ARGS_NAME"),
 }
 # Class attributes that transformers reads from a model class.
 DECLARED = {"_can_record_outputs", "_keys_to_ignore_on_load_unexpected", "_no_split_modules"}

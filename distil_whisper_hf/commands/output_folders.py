@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from ..data.atomic_files import UNFINISHED
+from ..data.atomic_files import UNFINISHED, remove
 
 logger = logging.getLogger(__name__)
 
@@ -113,16 +113,6 @@ def _lock(file: int, path: Path) -> None:
         ) from None
     except OSError as error:
         logger.warning("%s cannot be locked (%s): take care that one program alone writes there.", path.parent, error)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder whole or not at all: a part of one is never left under its name."""
-    if path.is_dir() and not path.is_symlink():
-        doomed = path if path.name.startswith(UNFINISHED) else path.with_name(f"{UNFINISHED}{path.name}")
-        os.replace(path, doomed)
-        shutil.rmtree(doomed)
-    else:
-        path.unlink()
 
 
 def check_output_dir(folder: str | os.PathLike, *, writes: Content | None = None, new: bool = False) -> None:

@@ -18,11 +18,11 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from .. import __version__
 from ..checkpoints import fingerprint_base
-from ..data.atomic_files import write_json
+from ..data.atomic_files import remove, write_json
 from ..data.clips import Clip
 from ..secret_tokens import without_tokens
 from ..training.resuming import checkpoints, file_digests
-from .output_folders import CONTENTS, remove
+from .output_folders import CONTENTS
 
 logger = logging.getLogger(__name__)
 

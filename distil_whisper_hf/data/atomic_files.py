@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,16 @@ def write_json(path: Path, content: object) -> None:
 def write_json_lines(path: Path, rows: Iterable[object]) -> None:
     """Write a file with one JSON value a line."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; a folder of which a part is gone is never left under its name."""
+    if path.is_dir() and not path.is_symlink():
+        doomed = path if path.name.startswith(UNFINISHED) else path.with_name(f"{UNFINISHED}{path.name}")
+        os.replace(path, doomed)
+        shutil.rmtree(doomed)
+    else:
+        path.unlink()
 
 
 def _umask() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.atomic_files import flush, write_json
+from ..data.atomic_files import flush, remove, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,21 @@ def checkpoints(folder: Path) -> list[Path]:
     name = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir() and name.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+
+
+def rotate(folder: Path, limit: int | None, *, best: str | None, over: bool = False) -> None:
+    """Remove the oldest checkpoints until `limit` are left, each as a whole; None or 0 keeps all.
+
+    As the Trainer does it: the best one stays, and the newest, but at the end of a run (`over`) that keeps one alone.
+    """
+    found = sorted(reversed(checkpoints(folder)), key=lambda path: path.stat().st_mtime_ns)
+    kept = {Path(best).name} if best is not None else set()
+    if not (over and kept and limit == 1):
+        kept |= {path.name for path in found[-1:]}
+    others = [path for path in found if path.name not in kept]
+    excess = max(0, len(found) - max(limit, len(kept))) if limit else 0
+    for path in others[:excess]:
+        remove(path)
 
 
 def check_checkpoint(folder: Path, *, processes: int = 1) -> dict[str, Any]:

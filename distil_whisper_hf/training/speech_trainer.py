@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, Sampler
 from transformers import PreTrainedModel, Seq2SeqTrainer, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
-from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -31,7 +31,7 @@ from .arguments import SpeechTrainingArguments, without_secrets
 from .collator import SpeechBatch, SpeechCollator
 from .datasets import SpeechDataset
 from .losses import cross_entropy
-from .resuming import CheckpointError, DamagedCheckpointError, check_checkpoint, last_checkpoint, seal
+from .resuming import CheckpointError, DamagedCheckpointError, check_checkpoint, last_checkpoint, rotate, seal
 
 _BY_LENGTH = ("group_by_length", "batch_rebalance")
 # Where a checkpoint is written before it is renamed into place: not a name that a resumed run looks for.
@@ -130,7 +130,10 @@ class SpeechTrainer(Seq2SeqTrainer):
         except DamagedCheckpointError as error:
             raise CheckpointError(f"Expected a checkpoint as it was written, {error}: name another one.") from error
         self._resumed_random = torch.load(Path(checkpoint) / self._epoch_random_file, weights_only=True)
-        return super().train(os.fspath(checkpoint), *args, **kwargs)
+        outcome = super().train(os.fspath(checkpoint), *args, **kwargs)
+        # A program that was killed right after its last save left one more than wanted.
+        self._rotate(over=True)
+        return outcome
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -162,6 +165,16 @@ class SpeechTrainer(Seq2SeqTrainer):
     @property
     def _epoch_random_file(self) -> str:
         return f"epoch_rng_state_{self.args.process_index}.pth"
+
+    def _load_best_model(self) -> None:
+        # Before the Trainer does it, and leaves a part of a checkpoint where it is killed.
+        self._rotate(over=True)
+        super()._load_best_model()
+
+    def _rotate(self, *, over: bool = False) -> None:
+        if self.args.should_save:
+            folder, best = Path(self._get_output_dir(None)), self.state.best_model_checkpoint
+            rotate(folder, self.args.save_total_limit, best=best, over=over)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As the Trainer's; it leaves no trace in the random numbers of training: a resumed run may not repeat it."""
@@ -344,13 +357,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             self._staging = None
             if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        self._rotate()
         self.accelerator.wait_for_everyone()
 
 

@@ -216,6 +216,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
                 layer.language_experts[name].load_state_dict(tensors)
 
     def _load_best_model(self) -> None:
+        self._rotate(over=True)
         self._load_from_checkpoint(os.fspath(cast(str, self.state.best_model_checkpoint)))
 
 
