@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor
-from transformers.generation.logits_process import WhisperNoSpeechDetection
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import (
+    SuppressTokensAtBeginLogitsProcessor,
+    WhisperNoSpeechDetection,
+    WhisperTimeStampLogitsProcessor,
+)
 from transformers.models.whisper.configuration_whisper import NON_SPEECH_TOKENS, NON_SPEECH_TOKENS_MULTI
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import logging
@@ -98,6 +103,11 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
             kwargs["expert"] = expert
         # Until it ends, whatever other threads do to the model.
         kwargs.setdefault("loaded_experts", self.model.loaded_experts.for_one_call())
+        if generation_config is not None and generation_config.is_assistant:
+            self._draft(kwargs)
+        # By another name, as Whisper would let a text begin as it must not where it is assisted.
+        if "assistant_model" in kwargs:
+            kwargs["assistant"] = kwargs.pop("assistant_model")
         return super().generate(input_features, generation_config, *args, **kwargs)
 
     # Adds to the prompts that Whisper has made: the language of an expert chosen by name, and that choice itself.
@@ -188,14 +198,42 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         self.model.decoder._routing(inputs.get("expert_ids"), loaded=inputs.get("loaded_experts"))
         return inputs
 
-    # An assistant is no part of the choice: it knows no experts, or has its own, by the language in its prompt.
+    def _draft(self, kwargs: dict[str, Any]) -> None:
+        """Set the arguments of `generate` for a draft, at the end of a text that another model has begun."""
+        # Left there by a Whisper that is assisted; for good, which would cut long audio short.
+        vars(self.generation_config).pop("force_unique_generate_call", None)
+        kwargs["force_unique_generate_call"] = True
+        kwargs["return_timestamps"] = False
+        kwargs["logits_processor"] = for_drafts(kwargs["logits_processor"])
+
+    def generate_with_fallback(self, **arguments: Any) -> Any:  # type: ignore[override]  # all are given by keyword
+        """As Whisper's: decode a window, once for every temperature that it takes."""
+        kwargs = dict(arguments.pop("kwargs"))
+        if "assistant" in kwargs:
+            kwargs["assistant_model"] = kwargs.pop("assistant")
+            # For the assistant, which is handed these settings.
+            arguments["generation_config"].force_unique_generate_call = True
+        return super().generate_with_fallback(kwargs=kwargs, **arguments)  # type: ignore[no-untyped-call]
+
+    # An assistant is no part of the choice: it knows no experts, or has its own, by the language in its prompt. Nor may
+    # it, which begins anew with every draft, move the beginning that the processors of this model know.
     def _get_candidate_generator(  # type: ignore[override]  # what is handed on stays in **kwargs
-        self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any
+        self,
+        generation_config: GenerationConfig,
+        *args: Any,
+        logits_processor: list[LogitsProcessor],
+        model_kwargs: dict[str, Any],
+        **kwargs: Any,
     ) -> Any:
+        drafting = copy.deepcopy(generation_config)
+        drafting.return_timestamps = False  # type: ignore[attr-defined]
         mine = ("expert_ids", "loaded_experts")
-        model_kwargs = {key: value for key, value in model_kwargs.items() if key not in mine}
         return super()._get_candidate_generator(  # type: ignore[misc]
-            *args, model_kwargs=model_kwargs, **kwargs
+            drafting,
+            *args,
+            logits_processor=for_drafts(logits_processor),
+            model_kwargs={key: value for key, value in model_kwargs.items() if key not in mine},
+            **kwargs,
         )
 
     # Adapted from transformers 5.23 GenerationMixin, which leaves Whisper's prompts alone by its model type; only that
@@ -213,6 +251,24 @@ class DistilWhisperGenerationMixin(WhisperGenerationMixin):
         return super()._prepare_decoder_input_ids_for_generation(  # type: ignore[misc]
             batch_size, model_input_name, model_kwargs, decoder_start_token_id, device
         )
+
+
+class Unmoved(LogitsProcessor):
+    """A processor that knows where a text began, and does not hear of another beginning."""
+
+    def __init__(self, processor: LogitsProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return self.processor(input_ids, scores)  # type: ignore[arg-type]
+
+
+def for_drafts(processors: list[LogitsProcessor]) -> LogitsProcessorList:
+    """A model's processors as an assistant may use them: it moves their beginning to that of each of its drafts, for
+    the model too, and does not listen for silence."""
+    beginning = (SuppressTokensAtBeginLogitsProcessor, WhisperTimeStampLogitsProcessor)
+    kept = [processor for processor in processors if not isinstance(processor, WhisperNoSpeechDetection)]
+    return LogitsProcessorList(Unmoved(one) if isinstance(one, beginning) else one for one in kept)
 
 
 def known_language(language: str, tokens: dict[str, int]) -> str:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from models import TRANSCRIBE, features, save_whisper, with_experts
+from models import FRAMES, TRANSCRIBE, features, save_whisper, with_experts
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
@@ -61,10 +61,18 @@ def test_settings_that_say_everything_stay_as_they_are(whisper_folder):
     assert model.generation_config.to_dict() == stored
 
 
-@pytest.mark.parametrize("assistant", ["whisper", "smaller", "ours", "with other experts"])
-@pytest.mark.parametrize("chosen", [{"language": "ca"}, {"expert": "sc"}, {}])
+FORMS_OF_SPEECH = (
+    (features(1), {}),
+    (features(1), {"return_timestamps": True}),
+    (features(1, frames=2 * FRAMES), {"return_timestamps": True, "condition_on_prev_tokens": True}),
+)
+
+
+@pytest.mark.parametrize("assistant", ["whisper", "smaller", "ours", "with other experts", "looked up"])
+@pytest.mark.parametrize("chosen", [{"expert": "sc"}, {}])
 def test_an_assistant_changes_no_word(whisper_folder, tmp_path, assistant, chosen):
-    """Silent: experts of the assistant in the place of the model's, or one that is given what it cannot take."""
+    """Silent: experts of the assistant in the place of the model's, a text that begins anew with every draft of it, or
+    settings of the assistant that stay changed."""
     model = with_experts(whisper_folder, "ca", "gl", "sc")
     helpers = {
         "whisper": lambda: WhisperForConditionalGeneration.from_pretrained(whisper_folder),
@@ -74,13 +82,26 @@ def test_an_assistant_changes_no_word(whisper_folder, tmp_path, assistant, chose
         "ours": lambda: copy.deepcopy(model),
         "with other experts": lambda: with_experts(whisper_folder, "gl", "ca"),
     }
-    arguments = {**chosen, "max_new_tokens": 12}
-    expected = model.generate(features(1), **arguments)
-    assisted = model.generate(features(1), assistant_model=helpers[assistant]().eval(), **arguments)
-    assert torch.equal(assisted, expected)
+    helper = helpers[assistant]().eval() if assistant in helpers else None
+    assisted = {"prompt_lookup_num_tokens": 3} if helper is None else {"assistant_model": helper}
+    before = None if helper is None else helper.generation_config.to_dict()
+    for inputs, form in FORMS_OF_SPEECH:
+        arguments = {**chosen, **form, "max_new_tokens": 10}
+        model.generation_config.begin_suppress_tokens = [220]
+        first = model.generate(inputs, **arguments)[0, 0].item()
+        model.generation_config.begin_suppress_tokens = [220, first]
+        expected = model.generate(inputs, **arguments)
+        assert torch.equal(model.generate(inputs, **assisted, **arguments), expected), form
+    if helper is not None:
+        assert helper.generation_config.to_dict() == before
 
 
 def test_a_model_with_experts_assists_whisper(whisper_folder, whisper):
-    ours, arguments = with_experts(whisper_folder, "ca"), {"language": "ca", "max_new_tokens": 12}
-    assisted = whisper.generate(features(1), assistant_model=ours, **arguments)
-    assert torch.equal(assisted, whisper.generate(features(1), **arguments))
+    """Silent: Whisper's text beginning anew with every draft, and ours cutting long audio short ever after."""
+    ours = with_experts(whisper_folder, "ca")
+    for inputs, form in FORMS_OF_SPEECH:
+        arguments = {**form, "language": "ca", "max_new_tokens": 10}
+        expected = ours.generate(inputs, **arguments)
+        assisted = whisper.generate(inputs, assistant_model=ours, **arguments)
+        assert torch.equal(assisted, whisper.generate(inputs, **arguments))
+        assert torch.equal(ours.generate(inputs, **arguments), expected)
