@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from .untrusted_files import (
     stored_file,
     stored_shapes,
 )
-from .whole_checkpoint import read_base, read_inside, shapes_inside, weight_files
+from .whole_checkpoint import check_finite_inside, read_base, read_inside, shapes_inside, weight_files
 
 logger = logging.get_logger(__name__)
 
@@ -239,7 +239,7 @@ def _read_checkpoint(name: str, source: str | os.PathLike, config: DistilWhisper
     return expert
 
 
-def check_inside(names: Iterable[str], files: Sequence[Path], config: DistilWhisperConfig) -> None:
+def check_inside(names: Sequence[str], files: Sequence[Path], config: DistilWhisperConfig) -> None:
     """Refuse experts of a configuration whose tensors in a whole checkpoint are not all there, or not finite.
 
     Only headers are read until every tensor is known to be there.
@@ -255,8 +255,7 @@ def check_inside(names: Iterable[str], files: Sequence[Path], config: DistilWhis
             )
         entry = config.language_experts[name]
         check_shapes(files[0], stored[name], expert_shapes(config, ExpertForm.from_entry(entry)), extra_fields(entry))
-    for name in names:
-        check_finite(files[0], read_inside(name, files))
+    check_finite_inside(set(names), files)
 
 
 def listed_experts(config_dict: Mapping[str, Any], where: str | os.PathLike) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import GenerationConfig, WhisperConfig
+from transformers.activations import ACT2FN
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from .expert_form import ExpertForm
@@ -85,6 +86,11 @@ class DistilWhisperConfig(WhisperConfig):
                 raise ValueError(f"Expected `{name}` in [0, 1), got {getattr(self, name)}.")
         if self.gate_dim < 1:
             raise ValueError(f"Expected `gate_dim` of at least 1, got {self.gate_dim}.")
+        if self.activation_function not in ACT2FN:
+            raise ValueError(f"Expected an activation function of transformers, got {self.activation_function!r}.")
+        for heads in (self.encoder_attention_heads, self.decoder_attention_heads):
+            if heads < 1 or self.d_model % heads:
+                raise ValueError(f"Expected attention heads that divide `d_model` {self.d_model}, got {heads}.")
         if self.translate_token_id is None:
             self.translate_token_id = self.task_token_ids.get("translate")
         super().__post_init__(**kwargs)
@@ -104,6 +110,8 @@ class DistilWhisperConfig(WhisperConfig):
             path = stored_file(source, filename, **hub)
             if path is not None:
                 read_json(path)
+            elif filename == CONFIG_NAME and os.path.isdir(source):
+                raise MissingExpertError(f"Expected a model in {str(source)!r}, the folder has no {filename}.")
         try:
             return super().from_pretrained(source, **kwargs)
         except OSError as error:

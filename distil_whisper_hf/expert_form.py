@@ -37,6 +37,8 @@ class ExpertForm:
 
     def __post_init__(self) -> None:
         check_sides(self.sides)
+        if not isinstance(self.bias, bool):
+            raise ValueError(f"Expected an expert's bias to be true or false, got {self.bias!r}.")
         if self.rank is None:
             if self.parts != EXPERT_TARGETS["ffn"] or self.bias:
                 raise ValueError("Expected targets or a bias for an expert with a rank, got none. Give a rank.")
@@ -71,8 +73,9 @@ class ExpertForm:
         known = EXPERT_TARGETS["all"]
         if isinstance(self.targets, str) and self.targets in EXPERT_TARGETS:
             return EXPERT_TARGETS[self.targets]
-        named = [self.targets] if isinstance(self.targets, str) else list(self.targets)
-        if not named or not set(named) <= set(known):
+        listed = isinstance(self.targets, Iterable) and not isinstance(self.targets, str)
+        named = list(self.targets) if listed else [self.targets]
+        if not named or not all(isinstance(one, str) and one in known for one in named):
             raise ValueError(
                 f"Expected an expert's targets to be 'ffn', 'all' or some of {', '.join(known)}, got {self.targets!r}."
             )

@@ -129,7 +129,7 @@ class ExpertVerbsMixin(HubVerbsMixin):
         experts = [read_expert(one, source, self.config, **hub) for one in names]
         fingerprint = self.base_fingerprint()
         for expert in experts:
-            self._check_language(expert)
+            self._language_token(expert.name, expert.entry)
             check_base(expert, fingerprint, self.config.base_model_name_or_path)
         # All are made before the first is attached.
         loaded = [
@@ -140,8 +140,8 @@ class ExpertVerbsMixin(HubVerbsMixin):
             self._attach(expert.name, layers, expert.entry)
             if not expert.fingerprint:
                 logger.warning_once(
-                    f"Expert {expert.name!r} is of the original release, whose files have neither a hash nor their "
-                    "base's fingerprint. `distil-whisper convert` rewrites them."
+                    f"Expert {expert.name!r} in {str(source)!r} is of the original release, whose files have neither a "
+                    "hash nor their base's fingerprint. `distil-whisper convert` rewrites them."
                 )
 
     def save_expert(self, name: str, folder: str | os.PathLike, *, dtype: str | None = None) -> Path:
@@ -173,7 +173,7 @@ class ExpertVerbsMixin(HubVerbsMixin):
             tensors,
             self.config.base_model_name_or_path,
             self.base_fingerprint(),
-            entry.get("training", {}),
+            entry.get("training") or {},
             ExpertForm.from_entry(entry),
             extra_fields(entry),
         )
@@ -374,12 +374,17 @@ class ExpertVerbsMixin(HubVerbsMixin):
             f"add_expert({name!r}, language={code!r}) for an expert that is taken only where it is asked for by name."
         )
 
-    def _check_language(self, file: ExpertFile) -> None:
-        if file.language is not None and file.language not in (self._language_token_ids() or WHISPER_LANGUAGES):
+    def _language_token(self, name: str, entry: Mapping[str, Any]) -> int | None:
+        """Id of the token that an expert is prompted with, as an entry of somebody else's has it or should have."""
+        known, language, token_id = self._language_token_ids(), entry.get("language"), entry.get("language_token_id")
+        if language is not None and language not in (known or WHISPER_LANGUAGES):
             raise ExpertFileError(
-                f"Expected expert {file.name!r} to be prompted with a language that this model has a token for, got "
-                f"{file.language[:40]!r}."
+                f"Expected a language that this model has a token for, for expert {name!r}, got {language[:40]!r}."
             )
+        own = known.get(language or "")
+        if known and token_id not in (None, own):
+            raise ExpertFileError(f"Expected for expert {name!r} the token of {language!r}, {own}, got {token_id}.")
+        return own if known else token_id
 
     def _check_new(self, name: str) -> None:
         if check_expert_name(name) in self.config.language_experts:

@@ -25,7 +25,7 @@ from .checkpoints import check_inside, expert_filename, find_expert
 from .configuration_distil_whisper import DistilWhisperConfig, check_expert_name, check_experts
 from .generation_distil_whisper import PROMPT_TOKENS, complete_generation_config, missing_settings
 from .original_release import BASE_KEYS
-from .untrusted_files import HUB_ARGUMENTS, ExpertFileError, stored_file
+from .untrusted_files import HUB_ARGUMENTS, ExpertFileError, MissingExpertError, stored_file
 from .whole_checkpoint import check_sizes, weight_files
 
 if TYPE_CHECKING:
@@ -93,15 +93,8 @@ class PretrainedMixin(_Model):
             # that the Auto classes put into `adapter_kwargs`. And it was named by a repository, so no pickle is read.
             base = named
             base_hub = {"revision": "main", "subfolder": "", "adapter_kwargs": {}, "use_safetensors": True}
-        found = {name: None if source is None else find_expert(name, source, **hub) for name in wanted}
-        beside = {name: path for name, path in found.items() if path is not None}
+        beside = _experts_beside(wanted, source, config, hub)
         inside = [name for name in wanted if name not in beside]
-        unknown = [name for name in inside if name not in config.language_experts]
-        if unknown:
-            raise ExpertFileError(
-                f"Expected experts {wanted} in {str(source)!r}, found no file {expert_filename(unknown[0])} there. "
-                f"Its configuration lists: {', '.join(config.language_experts) or 'none'}."
-            )
         files = [] if base is None else weight_files(base, **{**hub, **base_hub})
         if inside and base != source:
             raise ExpertFileError(
@@ -109,15 +102,18 @@ class PretrainedMixin(_Model):
                 f"as {expert_filename(inside[0])}, found neither."
             )
         if files:
-            check_inside(inside, files, config)
             if not kwargs.get("ignore_mismatched_sizes"):
                 check_sizes(files, config)
+            check_inside(inside, files, config)
         stored = config.language_experts
         config.language_experts = {name: stored[name] for name in inside}
         kwargs["key_mapping"] = {**BASE_KEYS, **(kwargs.get("key_mapping") or {})}
-        opened = super().from_pretrained(
-            base, *model_args, config=config, output_loading_info=True, **{**kwargs, **base_hub}
-        )
+        try:
+            opened = super().from_pretrained(
+                base, *model_args, config=config, output_loading_info=True, **{**kwargs, **base_hub}
+            )
+        except OSError as error:
+            raise MissingExpertError(f"Expected the weights of a Whisper in {str(base)!r}: {error}") from error
         model, info = cast("tuple[PretrainedMixin, dict[str, Any]]", opened)
         # Key names were changed for reading only: what is saved has ours.
         model._weight_conversions = []  # type: ignore[assignment]
@@ -129,6 +125,9 @@ class PretrainedMixin(_Model):
             )
         if model.can_generate():
             model._complete_generation_config(source, base, hub, {**hub, **base_hub})
+        for name in inside:
+            entry = model.config.language_experts[name]
+            entry["language_token_id"] = model._language_token(name, entry)
         for name, path in beside.items():
             model.load_expert(name, path)
         # In the order of the configuration, whichever way each was stored.
@@ -240,6 +239,20 @@ def _special_tokens(base: str | os.PathLike, config: DistilWhisperConfig, hub: d
     tokens = {token: token_id for token, token_id in tokens.items() if token_id < config.vocab_size}
     fits = tokens.keys() >= PROMPT_TOKENS and tokens["<|startoftranscript|>"] == config.decoder_start_token_id
     return tokens if fits else config.special_token_ids
+
+
+def _experts_beside(
+    names: Iterable[str], source: str | os.PathLike | None, config: DistilWhisperConfig, hub: dict[str, Any]
+) -> dict[str, Path]:
+    """Files of experts in a folder or repository; the others have to be listed by the configuration."""
+    found = {name: None if source is None else find_expert(name, source, **hub) for name in names}
+    unknown = [name for name, path in found.items() if path is None and name not in config.language_experts]
+    if unknown:
+        raise ExpertFileError(
+            f"Expected experts {list(found)} in {str(source)!r}, found no file {expert_filename(unknown[0])} there. "
+            f"Its configuration lists: {', '.join(config.language_experts) or 'none'}."
+        )
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def _load_config(

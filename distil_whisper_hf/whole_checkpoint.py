@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from .untrusted_files import (
     ExpertFileError,
     MissingExpertError,
     Shapes,
+    check_finite,
     open_tensors,
     read_json,
     stored_file,
@@ -81,6 +82,16 @@ def read_inside(name: str, files: Sequence[Path]) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def check_finite_inside(names: Set[str], files: Sequence[Path]) -> None:
+    """Refuse experts with NaN or infinity in them, one tensor in memory at a time."""
+    for path in files:
+        with open_tensors(path) as opened:
+            for key in list(opened.keys()):
+                found = expert_key(key)
+                if found is not None and found[0] in names:
+                    check_finite(path, {key: opened.get_tensor(key)})
+
+
 def read_base(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     """The tensors of the base, as `fingerprint_base` takes them."""
     tensors = {}
@@ -97,7 +108,11 @@ def check_sizes(files: Sequence[Path], config: DistilWhisperConfig) -> None:
     Raises:
         ExpertFileError: damaged weights, or sizes that differ; the message has the first.
     """
-    stored = {key.removeprefix("model."): shape for key, (_, shape) in _shapes(files).items()}
+    # The original release's names of the shared path are longer.
+    stored = {
+        key.removeprefix("model.").replace(".ffn_clsr.proj.shared.", "."): shape
+        for key, (_, shape) in _shapes(files).items()
+    }
     width = config.d_model
     wanted: dict[str, tuple[int, ...] | None] = {
         "encoder.conv1.weight": (width, config.num_mel_bins, 3),
@@ -107,8 +122,9 @@ def check_sizes(files: Sequence[Path], config: DistilWhisperConfig) -> None:
     }
     for side in ("encoder", "decoder"):
         layers = getattr(config, f"{side}_layers")
-        wanted[f"{side}.layers.{layers - 1}.final_layer_norm.weight"] = (width,)
-        wanted[f"{side}.layers.{layers}.final_layer_norm.weight"] = None
+        if layers:
+            wanted[f"{side}.layers.{layers - 1}.fc1.bias"] = (getattr(config, f"{side}_ffn_dim"),)
+        wanted[f"{side}.layers.{layers}.fc1.bias"] = None
     for key, shape in wanted.items():
         if stored.get(key) != shape:
             raise ExpertFileError(

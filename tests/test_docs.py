@@ -182,3 +182,10 @@ def test_the_citation_has_what_its_readers_need():
     assert citation["version"] == __version__
     (paper,) = citation["references"]
     assert "2311.01070" in json.dumps(paper) and paper["authors"][0]["family-names"] == "Ferraz"
+
+
+def test_what_security_names_as_tested_is():
+    """Silent: a promise that nothing keeps."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert named and [name for name in named if f"def {name}(" not in source] == []
