@@ -452,7 +452,8 @@ def test_a_repository_names_no_files_outside_and_no_pickles(hub, run, home):
     hub.publish("user/pickled", {"config.json": hub.files("openai/tiny")["config.json"], "pytorch_model.bin": b"x"})
     open_model = "DistilWhisperForConditionalGeneration.from_pretrained({!r})"
     assert "Expected an expert name" in run.answer(open_model.format("user/names"))["message"]
-    assert run.answer(open_model.format("user/pickle"))["error"] == "OSError"
+    refused = run.answer(open_model.format("user/pickle"))
+    assert refused["error"] == "MissingExpertError" and "weights of a Whisper in 'user/pickled'" in refused["message"]
     # The client notes with empty files what is not there.
     assert not [path for path in home.rglob("pytorch_model.bin") if ".no_exist" not in path.parts]
     assert not list(home.rglob("*evil*"))
