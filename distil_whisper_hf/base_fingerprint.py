@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from transformers.utils import logging
@@ -16,6 +16,53 @@ FINGERPRINT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloa
 FINGERPRINT_SAMPLES = 1024
 
 
+class BaseSample:
+    """An even sample of every tensor of a base, with a digest for each type and group that it can be compared in.
+
+    Args:
+        tensors: name and value of every tensor of the base.
+
+    Attributes:
+        keys: "float32/all", "float32/unquantized", "float16/all", ... the first says most: what is equal there is equal
+            in all that follow.
+    """
+
+    def __init__(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        named = sorted(tensors)
+        quantized = any(not tensor.is_floating_point() for _, tensor in named)
+        self._tensors = [(name, tensor) for name, tensor in named if not (quantized and _is_linear_weight(name))]
+        dtypes = {tensor.dtype for _, tensor in self._tensors}
+        labels = [label for label, dtype in FINGERPRINT_DTYPES.items() if dtypes in ({torch.float32}, {dtype})]
+        groups = ("unquantized",) if quantized else ("all", "unquantized")
+        self.keys = tuple(f"{label}/{group}" for label in labels for group in groups)
+        self._digests: dict[str, str] = {}
+
+    def digest(self, key: str) -> str:
+        """SHA-256 of names, shapes and sample, in one of `keys`."""
+        if key not in self._digests:
+            label, group = key.split("/")
+            digest = hashlib.sha256()
+            for name, tensor in self._tensors:
+                if group == "unquantized" and _is_linear_weight(name):
+                    continue
+                flat = tensor.detach().flatten()
+                sample = flat[:: max(1, flat.numel() // FINGERPRINT_SAMPLES)].to(FINGERPRINT_DTYPES[label])
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(sample.to("cpu", torch.float32).contiguous().numpy().data)
+            self._digests[key] = digest.hexdigest()
+        return self._digests[key]
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Every digest, by key."""
+        return {key: self.digest(key) for key in self.keys}
+
+    def comparable(self, other: Mapping[str, str]) -> dict[str, str]:
+        """The part of this base's fingerprint that tells whether `other` is of the same one: a digest, not six."""
+        keys = [key for key in self.keys if key in other][:1] or self.keys
+        return {key: self.digest(key) for key in keys}
+
+
 def fingerprint_base(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
     """Fingerprint of a base model, one for each floating-point type that it can be compared in.
 
@@ -24,30 +71,10 @@ def fingerprint_base(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, s
     a float32 base is recognised on the same base opened in half precision. Quantised (integer) tensors are passed over,
     and a model that has any is fingerprinted without linear layers' weights (see `unquantized`).
     """
-    named = sorted(tensors)
-    quantized = any(not tensor.is_floating_point() for _, tensor in named)
-    kept = [(name, tensor) for name, tensor in named if not (quantized and _is_linear_weight(name, tensor))]
-    dtypes = {tensor.dtype for _, tensor in kept}
-    prints = {}
-    for label, dtype in FINGERPRINT_DTYPES.items():
-        if dtypes != {torch.float32} and dtypes != {dtype}:
-            continue
-        for group in ("all", "unquantized"):
-            if group == "all" and quantized:
-                continue
-            digest = hashlib.sha256()
-            for name, tensor in kept:
-                if group == "unquantized" and _is_linear_weight(name, tensor):
-                    continue
-                flat = tensor.detach().flatten()
-                sample = flat[:: max(1, flat.numel() // FINGERPRINT_SAMPLES)].to(dtype).to("cpu", torch.float32)
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(sample.numpy().tobytes())
-            prints[f"{label}/{group}"] = digest.hexdigest()
-    return prints
+    return BaseSample(tensors).fingerprint
 
 
-def _is_linear_weight(name: str, tensor: torch.Tensor) -> bool:
+def _is_linear_weight(name: str) -> bool:
     return ".layers." in name and "norm" not in name
 
 

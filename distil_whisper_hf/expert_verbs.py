@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers.utils import logging
 
-from .base_fingerprint import fingerprint_base
+from .base_fingerprint import BaseSample
 from .checkpoints import ExpertFile, check_base, extra_fields, read_expert, write_expert
 from .compact_experts import CompactExpert
 from .compression import compress
@@ -127,10 +127,10 @@ class ExpertVerbsMixin(HubVerbsMixin):
         if len(set(names)) < len(names):
             raise ValueError(f"Expected each expert once, got {', '.join(names)}.")
         experts = [read_expert(one, source, self.config, **hub) for one in names]
-        fingerprint = self.base_fingerprint()
+        base = self._base_sample()
         for expert in experts:
             self._language_token(expert.name, expert.entry)
-            check_base(expert, fingerprint, self.config.base_model_name_or_path)
+            check_base(expert, base.comparable(expert.fingerprint), self.config.base_model_name_or_path)
         # All are made before the first is attached.
         loaded = [
             {key: self._loaded_expert(layer, key, expert) for key, layer in self._layers(expert.form.stacks)}
@@ -205,9 +205,8 @@ class ExpertVerbsMixin(HubVerbsMixin):
         if self.config.expert_form(name).rank is None:
             self._check_unquantized("Interpolate on the unquantised base, save the expert, then `load_expert` it.")
         with _CHANGES:
-            networks = {}
+            networks = self._copied(name)
             for layer_name, layer in self.expert_layers(name):
-                networks[layer_name] = copy.deepcopy(layer.language_experts[name])
                 networks[layer_name].interpolate(layer.fc1, layer.fc2, weight)
             before = (self.config.language_experts[name].get("training") or {}).get("interpolation", 1.0)
             self._replace_expert(name, networks, {}, {"interpolation": before * weight})
@@ -258,12 +257,8 @@ class ExpertVerbsMixin(HubVerbsMixin):
             raise ValueError(f"Expected a compact expert, got the full one {name!r}. Call compress_expert first.")
         self._check_unquantized("Merge on an unquantised base.")
         with _CHANGES:
-            networks = {key: copy.deepcopy(layer.language_experts[name]) for key, layer in self.expert_layers(name)}
-            merged = [
-                key
-                for key, layer in self.expert_layers(name)
-                if cast(CompactExpert, networks[key]).merge(layer.fc1, layer.fc2)
-            ]
+            here, networks = dict(self.expert_layers(name)), self._copied(name)
+            merged = [key for key, one in here.items() if cast(CompactExpert, networks[key]).merge(one.fc1, one.fc2)]
             self._set_experts(dict(self.config.language_experts), {name: networks})
         return tuple(merged)
 
@@ -271,7 +266,7 @@ class ExpertVerbsMixin(HubVerbsMixin):
         """Take `merge_expert` back, to the bit; what was not merged stays as it is."""
         self._check_loaded(name)
         with _CHANGES:
-            networks = {key: copy.deepcopy(layer.language_experts[name]) for key, layer in self.expert_layers(name)}
+            networks = self._copied(name)
             for network in networks.values():
                 if isinstance(network, CompactExpert):
                     network.unmerge()
@@ -286,8 +281,10 @@ class ExpertVerbsMixin(HubVerbsMixin):
 
     def base_fingerprint(self) -> dict[str, str]:
         """Fingerprint of the shared weights; experts are bound to it (see `base_fingerprint.fingerprint_base`)."""
-        tensors = self.base_model.named_parameters()
-        return fingerprint_base((name, tensor) for name, tensor in tensors if not is_expert_key(name))
+        return self._base_sample().fingerprint
+
+    def _base_sample(self) -> BaseSample:
+        return BaseSample(named for named in self.base_model.named_parameters() if not is_expert_key(named[0]))
 
     def expert_layers(self, name: str) -> Iterator[tuple[str, ExpertLayer]]:
         """Every layer that a loaded expert is in, under the name that expert files use: "encoder.layers.0", ..."""
@@ -297,6 +294,9 @@ class ExpertVerbsMixin(HubVerbsMixin):
         for side in sides:
             for index, layer in enumerate(getattr(self.base_model, side).layers):
                 yield f"{side}.layers.{index}", layer
+
+    def _copied(self, name: str) -> dict[str, Expert]:
+        return {key: copy.deepcopy(layer.language_experts[name]) for key, layer in self.expert_layers(name)}
 
     def _loaded_expert(self, layer: ExpertLayer, layer_name: str, file: ExpertFile) -> Expert:
         # The layer norm is never quantised, so it tells where and in which type the layer computes.

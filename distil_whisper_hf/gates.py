@@ -21,6 +21,9 @@ class GateLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=bias)
 
     def reset_parameters(self) -> None:
+        if self.weight.is_meta:
+            # Nothing to fill, and filling nothing takes milliseconds.
+            return
         nn.init.normal_(self.weight, std=self.init_std)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
