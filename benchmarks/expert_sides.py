@@ -7,17 +7,13 @@ test clips of the data that it was trained on, split as `distil-whisper train` d
 """
 
 import argparse
+from collections.abc import Iterator
 
 import torch
-from transformers import AutoProcessor
+from split_scores import add_arguments, print_scores
+from transformers import PreTrainedModel
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
-from distil_whisper_hf.commands.final_scores import ScoreRow, score_system, table
-from distil_whisper_hf.data.arguments import DataArguments
-from distil_whisper_hf.data.corpus import read_corpus
-from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.evaluation.systems.hypotheses import GenerationSettings
-from distil_whisper_hf.evaluation.systems.opening import System
 
 
 @torch.no_grad()
@@ -31,35 +27,22 @@ def close_gates(model: DistilWhisperForConditionalGeneration, name: str, side: s
             expert.gate_out.weight.fill_(-1.0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="folder with expert.<language>.safetensors")
-    parser.add_argument("--base", required=True, help="plain Whisper: folder or Hub name")
-    parser.add_argument("--data", required=True, help="folder that the expert was trained on")
-    parser.add_argument("--test-data", required=True, help="folder of another domain")
-    parser.add_argument("--language", required=True, help="Whisper's code")
-    parser.add_argument("--clips", type=int, default=40, help="most clips of each set")
-    parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
-    args = parser.parse_args()
-
-    processor = AutoProcessor.from_pretrained(args.base)
-    arguments = DataArguments(
-        data=[args.data], language=[args.language], test_data=[args.test_data], test_language=[args.language],
-        where=["suspect=0"],
-    )  # fmt: skip
-    labels = LabelBuilder(processor.tokenizer)
-    corpus = read_corpus(arguments, labels, processor.feature_extractor, test_limit=args.clips)
-    rows: list[ScoreRow] = []
-    for system, closed in (("both sides", None), ("encoder alone", "decoder"), ("decoder alone", "encoder")):
+def variants(args: argparse.Namespace) -> Iterator[tuple[str, PreTrainedModel]]:
+    """The expert whole, and with the gates of one side closed."""
+    for name, closed in (("both sides", None), ("encoder alone", "decoder"), ("decoder alone", "encoder")):
         model = DistilWhisperForConditionalGeneration.from_pretrained(args.base)
         model.load_expert(args.language, args.run)
         if closed is not None:
             close_gates(model, args.language, closed)
-        model = model.to(getattr(torch, args.precision))
-        settings = GenerationSettings(max_new_tokens=160, batch_size=16)
-        found, _ = score_system(System(system, model.eval(), processor), corpus.test_sets, settings)
-        rows += found
-    print(table(rows))
+        yield name, model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder with expert.<language>.safetensors")
+    add_arguments(parser)
+    args = parser.parse_args()
+    print_scores(args, variants(args))
 
 
 if __name__ == "__main__":

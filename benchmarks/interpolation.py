@@ -9,19 +9,15 @@ trained on, split as the programs do, and on clips of another domain. 1 is the r
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel, WhisperForConditionalGeneration
+from split_scores import add_arguments, print_scores
+from transformers import PreTrainedModel, WhisperForConditionalGeneration
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.checkpoints import expert_filename
-from distil_whisper_hf.commands.final_scores import ScoreRow, score_system, table
-from distil_whisper_hf.data.arguments import DataArguments
-from distil_whisper_hf.data.corpus import read_corpus
-from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.evaluation.systems.hypotheses import GenerationSettings
-from distil_whisper_hf.evaluation.systems.opening import System
 
 
 @torch.no_grad()
@@ -46,36 +42,20 @@ def opened(run: Path, base: str, language: str, weight: float) -> PreTrainedMode
     return model
 
 
+def variants(args: argparse.Namespace) -> Iterator[tuple[str, PreTrainedModel]]:
+    """Every run with every weight."""
+    for run in args.runs:
+        for weight in args.weights:
+            yield f"{run.name} {weight:g}", opened(run, args.base, args.language, weight)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of train and baseline")
-    parser.add_argument("--base", required=True, help="plain Whisper that they started from: folder or Hub name")
-    parser.add_argument("--data", required=True, help="folder that they were trained on")
-    parser.add_argument("--test-data", nargs="*", default=[], help="folders of other domains")
-    parser.add_argument("--language", required=True, help="Whisper's code")
-    parser.add_argument("--split-by", default="text", help="as in training")
+    add_arguments(parser)
     parser.add_argument("--weights", nargs="+", type=float, default=[0.5, 0.7, 1.0])
-    parser.add_argument("--clips", type=int, default=40, help="most clips of each set")
-    parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
-    parser.add_argument("--max-new-tokens", type=int, default=160)
     args = parser.parse_args()
-
-    processor = AutoProcessor.from_pretrained(args.base)
-    arguments = DataArguments(
-        data=[args.data], language=[args.language], split_by=args.split_by, test_data=args.test_data,
-        test_language=[args.language] * len(args.test_data), where=["suspect=0"],
-    )  # fmt: skip
-    labels = LabelBuilder(processor.tokenizer)
-    corpus = read_corpus(arguments, labels, processor.feature_extractor, test_limit=args.clips)
-    settings = GenerationSettings(max_new_tokens=args.max_new_tokens, batch_size=16)
-    rows: list[ScoreRow] = []
-    for run in args.runs:
-        for weight in args.weights:
-            model = opened(run, args.base, args.language, weight).to(getattr(torch, args.precision))
-            system = System(f"{run.name} {weight:g}", model.eval(), processor)
-            found, _ = score_system(system, corpus.test_sets, settings)
-            rows += found
-    print(table(rows))
+    print_scores(args, variants(args))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
-"""Make the clips of this folder again from Debian's packages of telephone prompts.
+"""Speech from Debian's packages of telephone prompts: the clips of this folder, or all that is said in a language.
 
     pip install av==18.1.0 soundfile
-    python examples/audio/fetch.py [DEST]          default DEST: the folder of this file
+    python examples/audio/fetch.py [DEST]               the clips of metadata.csv; default DEST: the folder of this file
+    python examples/audio/fetch.py --all ru speech/ru   some hundred Russian prompts, to train and test on
 
-Needs Debian or a relative of it, with `apt-get update` done. Each clip of metadata.csv is one prompt, whole and
-unchanged but for its format: `apt-get download` fetches asterisk-core-sounds-<language>-g722 (G.722 at 64 kbit/s,
+Needs Debian or a relative of it, with `apt-get update` done. Each clip is one prompt, whole and unchanged but for its
+format: `apt-get download` fetches asterisk-core-sounds-<language>-g722 (G.722 at 64 kbit/s,
 16 kHz, mono) and asterisk-core-sounds-<language> (the texts), `dpkg -x` unpacks them into a temporary folder, and the
 prompt is decoded and written as Ogg Vorbis. Nothing is installed. The text in metadata.csv must be the package's own.
-Downloads 35 MB; takes a few seconds. The samples come out equal each time, but not the files' bytes: an Ogg stream has
-a random serial number. As root, apt-get warns that it downloads unsandboxed, which is harmless.
+Downloads 10 to 45 MB; takes a few seconds. The samples come out equal each time, but not the files' bytes: an Ogg
+stream has a random serial number. --all takes the languages en, es, fr, it and ru, one speaker each; prompts whose text
+is no speech ("[beep]") or has digits, which are read as words, are left out. As root, apt-get warns that it downloads
+unsandboxed, which is harmless.
 """
 
+import argparse
 import csv
 import gzip
+import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -52,26 +56,58 @@ def decode_g722(path: Path) -> np.ndarray:
     return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames])
 
 
+def find_prompt(sounds: Path, name: str) -> Path:
+    """The sound file of a prompt, whose name may have a folder in it; a package holds one voice."""
+    (prompt,) = sounds.glob(f"usr/share/asterisk/sounds/*/{name}.g722")
+    return prompt
+
+
 def make_clip(row: dict[str, str], *, dest: Path, scratch: Path) -> None:
     """Write the clip of one row of metadata.csv into `dest`."""
     package = f"asterisk-core-sounds-{row['language']}"
     text = read_texts(unpack(package, into=scratch))[row["prompt"]]
     if text != row["text"]:
         raise ValueError(f"{row['file_name']}: metadata.csv says {row['text']!r}, {package} says {text!r}")
-    sounds = unpack(f"{package}-g722", into=scratch)
-    (prompt,) = sounds.glob(f"usr/share/asterisk/sounds/*/{row['prompt']}.g722")
-    soundfile.write(dest / row["file_name"], decode_g722(prompt), SAMPLING_RATE, format="OGG", subtype="VORBIS")
+    write_clip(find_prompt(unpack(f"{package}-g722", into=scratch), row["prompt"]), dest / row["file_name"])
+
+
+def write_clip(prompt: Path, path: Path) -> None:
+    """Write a prompt as Ogg Vorbis."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, decode_g722(prompt), SAMPLING_RATE, format="OGG", subtype="VORBIS")
+
+
+def make_corpus(language: str, *, dest: Path, scratch: Path) -> int:
+    """Write all prompts of a language as an `audiofolder` data set; returns how many there are."""
+    texts = read_texts(unpack(f"asterisk-core-sounds-{language}", into=scratch))
+    sounds = unpack(f"asterisk-core-sounds-{language}-g722", into=scratch)
+    spoken = {name: text for name, text in texts.items() if text and not re.search(r"[\d\[\]()<>]", text)}
+    there = {name for name in spoken if [*sounds.glob(f"usr/share/asterisk/sounds/*/{name}.g722")]}
+    dest.mkdir(parents=True, exist_ok=True)
+    with (dest / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "text", "language"])
+        for name in sorted(there):
+            write_clip(find_prompt(sounds, name), dest / f"{name}.ogg")
+            table.writerow([f"{name}.ogg", spoken[name], language])
+    return len(there)
 
 
 def main() -> None:
-    """Make every clip of metadata.csv."""
-    dest = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    dest.mkdir(parents=True, exist_ok=True)
-    with (HERE / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Make every clip of metadata.csv, or all of one language."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dest", nargs="?", type=Path, default=HERE, help="folder to make; default: that of this file")
+    parser.add_argument("--all", choices=("en", "es", "fr", "it", "ru"), help="all prompts of this language")
+    args = parser.parse_args()
+    args.dest.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
+        if args.all:
+            print(f"{make_corpus(args.all, dest=args.dest, scratch=Path(scratch))} clips in {args.dest}")
+            return
+        with (HERE / "metadata.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
         for row in rows:
-            make_clip(row, dest=dest, scratch=Path(scratch))
+            make_clip(row, dest=args.dest, scratch=Path(scratch))
             print(f"{row['file_name']}: {row['text']}")
 
 
