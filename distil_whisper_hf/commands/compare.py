@@ -195,14 +195,14 @@ def rates_table(systems: Sequence[System], reference: System | None, trained: se
 
 
 def cost_table(systems: Sequence[System]) -> str:
-    """Trained parameters, steps and seconds of every run."""
+    """Trained parameters, steps and seconds of every run; not of what was put into its folder in another way."""
     lines = []
     for system in systems:
-        if system.name != BASE:
-            run = system.run
+        run = system.run
+        if system.name != BASE and "steps" in run:
             seconds = run["seconds"] / run["steps"]
             lines.append([system.name, f"{run['trained_parameters']:,}", str(run["steps"]), f"{seconds:.1f}"])
-    return table(("system", "trained parameters", "steps", "s / step"), lines)
+    return table(("system", "trained parameters", "steps", "s / step"), lines) if lines else ""
 
 
 def gate_shares(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Sequence[float]]]]:

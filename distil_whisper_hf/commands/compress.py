@@ -1,12 +1,13 @@
 """Cut experts to a low rank: the nearest products of thin matrices to the difference that they make to Whisper.
 
-    distil-whisper compress runs/ca --model openai/whisper-base --rank 16 --output_dir runs/ca-16
+    distil-whisper compress runs/ca --model openai/whisper-base --rank 16 --dtype float16 --output_dir runs/ca-16
     distil-whisper compress runs/ca --model openai/whisper-base --energy 0.5 --output_dir runs/ca-half
     distil-whisper compress runs/ca --model openai/whisper-base --rank 16 --output_dir runs/ca-16 \\
         --refine 20 --data speech/ca --language ca --learning_rate 1e-4
 
 Prints by layer which share of the difference's energy is kept. With --refine, what was cut trains on for so many steps;
-every flag of `distil-whisper train` may follow.
+every flag of `distil-whisper train` may follow. To score what was made, run `distil-whisper train` as for the training,
+with --test_only and --output_dir runs/ca-16.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..base_fingerprint import FINGERPRINT_DTYPES
 from ..checkpoints import find_expert, local_experts
 from ..configuration_distil_whisper import DistilWhisperConfig
 from ..expert_form import ExpertForm
@@ -46,6 +48,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"Expected expert files ({', '.join(names) or 'of any name'}) in {str(args.folder)!r}.")
     if args.refine is not None and args.refine < 1:
         raise ValueError(f"Expected at least 1 step to refine, got {args.refine}.")
+    if args.refine is not None and args.dtype is not None:
+        raise ValueError(
+            "Expected --dtype without --refine: what trains on is written in float32. Compress it again after."
+        )
 
     if (args.rank is None) == (args.energy is None):
         raise ValueError("Expected either a rank or an energy to cut to: --rank 16, or --energy 0.5.")
@@ -63,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     args.output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output_dir.parent, prefix=".compress-") as beside:
         folder = Path(beside) / args.output_dir.name
-        write(model, folder)
+        write(model, folder, dtype=args.dtype)
         if args.refine is None:
             os.replace(folder, args.output_dir)
             sizes = {path.name: path.stat().st_size for path in args.output_dir.glob("expert.*.safetensors")}
@@ -76,11 +82,13 @@ def main(arguments: Sequence[str]) -> int:
         return train([*flags, *words[at:]])
 
 
-def write(model: DistilWhisperForConditionalGeneration, folder: Path) -> None:
-    """Write experts, configuration and processor."""
+def write(model: DistilWhisperForConditionalGeneration, folder: Path, *, dtype: str | None = None) -> None:
+    """Write experts, stored in `dtype`, configuration and processor."""
     from transformers import AutoProcessor
 
     model.save_pretrained(folder, experts_only=True)
+    for name in model.expert_names:
+        model.save_expert(name, folder, dtype=dtype)
     AutoProcessor.from_pretrained(model.config.base_model_name_or_path).save_pretrained(folder)
 
 
@@ -100,6 +108,9 @@ def _parser() -> Parser:
     parser.add_argument("--rank", type=int, section="result", help="rank to cut to, from 1 to the model's width")
     parser.add_argument(
         "--energy", type=float, section="result", help="in its place, the share of the energy to keep, up to 1"
+    )
+    parser.add_argument(
+        "--dtype", choices=tuple(FINGERPRINT_DTYPES), section="result", help="of the file, else float32"
     )
     parser.add_argument("--language", "--experts", nargs="+", section="result", help="which experts, else all")
     parser.add_argument("--refine", type=int, section="result", help="steps to train on for; flags of train follow")

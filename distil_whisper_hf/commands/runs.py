@@ -73,7 +73,9 @@ class RunArguments:
     test_limit: int | None = field(
         default=None, metadata={"help": "Most clips of each test set, the same ones in every run."}
     )
-    test_only: bool = field(default=False, metadata={"help": "Test what output_dir holds, without training."})
+    test_only: bool = field(
+        default=False, metadata={"help": "Test what output_dir holds, trained there or not, without training."}
+    )
     test_batch_size: int = field(default=16, metadata={"help": "Clips in a batch when testing."})
     test_max_new_tokens: int = field(default=200, metadata={"help": "Most tokens of a transcript when testing."})
     test_precision: str = field(
@@ -141,10 +143,9 @@ def prepare(
     config = open_config(run.model)
     if run.test != "none":
         check_new_tokens(config, run.test_max_new_tokens, flag="--test_max_new_tokens")
-    if run.test_only and not (Path(training.output_dir) / OUTCOME_FILE).is_file():
+    if run.test_only and not weight_digests(Path(training.output_dir)):
         raise ValueError(
-            f"Expected a run to test in {training.output_dir!r}, found no {OUTCOME_FILE}. Train first, without "
-            "--test_only."
+            f"Expected weights to test in {training.output_dir!r}, found none. Train first, without --test_only."
         )
     if training.process_index == 0 and not (run.dry_run or run.test_only or run.resume or run.overwrite):
         check_no_run(Path(training.output_dir))
@@ -279,7 +280,11 @@ def report(
     """
     folder = Path(training.output_dir)
     rows: list[ScoreRow] = []
-    outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+    try:
+        outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        # Not trained here: compressed, converted or fetched.
+        outcome = {}
     # A run of version 0.1 has none.
     outcome.pop("files", None)
     dtype = computing_dtype(getattr(torch, run.test_precision), training.device)

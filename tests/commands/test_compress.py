@@ -1,5 +1,6 @@
 """Experts cut to a low rank, by the program, at the end of a run, and trained on from there."""
 
+import json
 import re
 
 import pytest
@@ -43,6 +44,26 @@ def test_a_folder_of_experts_is_compressed(base, trained, tmp_path, capsys):
     assert main(words) == 2 and "out" in capsys.readouterr().err
 
 
+def test_what_was_cut_is_stored_in_half_and_scored(base, trained, catalan, tmp_path, capsys):
+    """Silent: figures of another expert than the file that is passed on."""
+    words = ["compress", str(trained), "--model", str(base), "--rank", "3", "--output_dir"]
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    assert main([*words, str(tmp_path / "half"), "--dtype", "float16"]) == 0
+    whole, half = (load_file(tmp_path / name / "expert.ca.safetensors") for name in ("whole", "half"))
+    assert all(torch.equal(half[key], tensor.half()) for key, tensor in whole.items()) and half.keys() == whole.keys()
+    stored = (tmp_path / "half/expert.ca.safetensors").read_bytes()
+    test = ["train", "--model", str(base), "--data", str(catalan), "--language", "ca", "--where", "suspect=0",
+            "--distillation", "none", "--test_only", "--output_dir", str(tmp_path / "half"), *TINY]  # fmt: skip
+    assert main(test) == 0
+    scores = json.loads((tmp_path / "half/scores.json").read_text())
+    assert {row["system"] for row in scores["rows"]} == {"whisper", "experts-clsr"} and "steps" not in scores
+    assert (tmp_path / "half/expert.ca.safetensors").read_bytes() == stored
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "half"), "--output_dir", str(tmp_path / "compared")]) == 0
+    printed = capsys.readouterr().out
+    assert "| half " in printed and "trained parameters" not in printed
+
+
 def test_what_was_cut_trains_on(base, trained, catalan, tmp_path):
     words = ["compress", str(trained), "--model", str(base), "--rank", "3", "--output_dir", str(tmp_path / "out"),
              "--refine", "2", "--data", str(catalan), "--language", "ca", "--where", "suspect=0", "--distillation",
@@ -79,6 +100,7 @@ def test_a_run_ends_with_a_compact_expert(base, catalan, tmp_path, flags, rank):
         ([], "either a rank or an energy"),
         (["--rank", "4", "--language", "gl"], "expert files (gl)"),
         (["--rank", "4", "--refine", "0"], "at least 1 step"),
+        (["--rank", "4", "--dtype", "float16", "--refine", "3"], "without --refine"),
     ],
 )
 def test_compression_says_what_is_wrong(base, trained, tmp_path, refused, words, said):

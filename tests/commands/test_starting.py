@@ -46,7 +46,7 @@ def words(program, base, speech, output, *more):
         (["--test_limit", "0"], "test_limit must be at least 1"),
         (["--distillation", "js"], "Name a teacher"),
         (["--teacher", "base"], "--distillation none"),
-        (["--test_only"], "found no training.json"),
+        (["--test_only"], "Expected weights to test"),
         (["--streaming", "--max_steps", "-1"], "--max_steps 1000"),
     ],
 )
