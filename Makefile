@@ -26,8 +26,8 @@ $(DOCS_STAMP): setup.py
 demo: $(STAMP)
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE "$(PYTHON)" examples/demo.py
 
-# Any Whisper: a Hub name or a folder.
-MODEL ?= openai/whisper-tiny
+# The whisper-base that this repository's experts are for: its Hub name, or a folder.
+MODEL ?= openai/whisper-base
 
 transcribe: $(STAMP)
 	"$(PYTHON)" examples/transcribe.py --model "$(MODEL)"

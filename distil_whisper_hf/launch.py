@@ -1,13 +1,18 @@
-"""Run an unmodified transformers script with language experts.
+"""Run an unmodified transformers script with the whole method.
 
-    python -m distil_whisper_hf.launch run_speech_recognition_seq2seq.py --model_name_or_path FOLDER ...
+    python -m distil_whisper_hf.launch run_speech_recognition_seq2seq.py --model_name_or_path openai/whisper-small \\
+        --language catalan --teacher openai/whisper-large-v3 --distillation js --gate_budget 0.5 --expert_rank 16 ...
 
-The script finds our classes through its Auto classes. FOLDER holds a model with experts (`add_expert`,
-`save_pretrained`) and its processor. Beside the registration, and in this process only:
+In this process only, before the script runs:
 
+- `transformers.Seq2SeqTrainer` and `Seq2SeqTrainingArguments` are ours (see `training.stock_script`): the
+  flags of `distil-whisper train` about experts, gates, distillation and teacher are in the script's --help, and what it
+  saves and pushes are experts;
+- a Whisper that the script opens by AutoModelForSpeechSeq2Seq takes experts, and gets that of --language by itself;
 - texts that begin with a language token ("<|ca|> bon dia") are prompted with that language, so one data set can hold
-  several and each trains its own expert (see `tokenization_distil_whisper`);
-- the noise on the gates rises over the run, as the method asks (see `training.schedules`).
+  several and each trains its own expert (see `tokenization_distil_whisper`).
+
+Also under `torchrun -m distil_whisper_hf.launch SCRIPT` and `accelerate launch -m distil_whisper_hf.launch SCRIPT`.
 """
 
 from __future__ import annotations
@@ -15,44 +20,51 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from functools import wraps
-from typing import Any, cast
+from typing import Any
 
-from transformers import AutoTokenizer, TrainerCallback, WhisperTokenizer, trainer
+import transformers
+from transformers import AutoFeatureExtractor, AutoModelForSpeechSeq2Seq, AutoTokenizer, WhisperTokenizer
 
-from .modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .tokenization_distil_whisper import DistilWhisperTokenizer
-from .training.schedules import GateNoiseCallback
-
-
-class _NoiseForOurModels(GateNoiseCallback):
-    """The schedule, silent for models that have no gates."""
-
-    def on_step_begin(self, *states: Any, model: Any, **kwargs: Any) -> None:
-        if isinstance(model, DistilWhisperForConditionalGeneration):
-            super().on_step_begin(*states, model=model, **kwargs)
-
-    def on_train_end(self, *states: Any, model: Any, **kwargs: Any) -> None:
-        if isinstance(model, DistilWhisperForConditionalGeneration):
-            super().on_train_end(*states, model=model, **kwargs)
+from .training.stock_script import Script, ScriptArguments, ScriptTrainer, extractor_for, opened
 
 
 def prepare() -> None:
-    """Let the scripts of this process read languages from texts, and let the gates' noise rise. Idempotent."""
-    callbacks = cast(list[type[TrainerCallback]], trainer.DEFAULT_CALLBACKS)
-    if _NoiseForOurModels in callbacks:
+    """Put what is ours in the place of what scripts import. Idempotent."""
+    if transformers.Seq2SeqTrainer is ScriptTrainer:
         return
-    callbacks.append(_NoiseForOurModels)
-    stock = AutoTokenizer.from_pretrained
+    transformers.Seq2SeqTrainer = ScriptTrainer  # type: ignore[misc,assignment]  # in its place, on purpose
+    transformers.Seq2SeqTrainingArguments = ScriptArguments  # type: ignore[misc,assignment]  # likewise
+    _replace(AutoTokenizer, _tokenizer)
+    _replace(AutoFeatureExtractor, lambda stock, *args, **kwargs: extractor_for(stock(*args, **kwargs)))
+    _replace(AutoModelForSpeechSeq2Seq, _model)
+
+
+def _replace(auto: Any, ours: Callable[..., Any]) -> None:
+    """Let an Auto class open things by `ours`, which is given the stock method first."""
+    stock = auto.from_pretrained
 
     @wraps(stock)
     def from_pretrained(*args: Any, **kwargs: Any) -> Any:
-        tokenizer = stock(*args, **kwargs)
-        if type(tokenizer) is WhisperTokenizer:
-            tokenizer.__class__ = DistilWhisperTokenizer
-        return tokenizer
+        return ours(stock, *args, **kwargs)
 
-    AutoTokenizer.from_pretrained = from_pretrained  # type: ignore[method-assign]  # in its place, on purpose
+    auto.from_pretrained = from_pretrained
+
+
+def _tokenizer(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    tokenizer = stock(*args, **kwargs)
+    if type(tokenizer) is WhisperTokenizer:
+        tokenizer.__class__ = DistilWhisperTokenizer
+    if isinstance(tokenizer, DistilWhisperTokenizer):
+        Script.tokenizer = tokenizer
+    return tokenizer
+
+
+def _model(stock: Callable[..., Any], source: str, *args: Any, **kwargs: Any) -> Any:
+    found = None if args else opened(source, **kwargs)
+    return stock(source, *args, **kwargs) if found is None else found
 
 
 def main() -> str | None:

@@ -288,6 +288,7 @@ class DistilWhisperForConditionalGeneration(
 
     Attributes:
         gate_noise: α, the noise on the gates' logits in training; a schedule sets it (`GateNoiseCallback`), 0 is none.
+        encoder_is_frozen: after `freeze_encoder`.
     """
 
     def __init__(self, config: DistilWhisperConfig) -> None:
@@ -296,7 +297,7 @@ class DistilWhisperForConditionalGeneration(
         self.model = DistilWhisperModel(config)
         self.proj_out = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.max_target_positions = config.max_target_positions
-        self.gate_noise = 0.0
+        self.gate_noise, self.encoder_is_frozen = 0.0, False
         self.post_init()
 
     # Adapted from transformers 5.23 WhisperForConditionalGeneration.forward; experts, gate values and the loss's
@@ -384,8 +385,15 @@ class DistilWhisperForConditionalGeneration(
         return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
 
     def freeze_feature_encoder(self) -> None:
-        """`freeze_shared`, under the name that transformers' speech recognition scripts call before training."""
-        self.freeze_shared()
+        """Freeze Whisper's own weights: what transformers' speech recognition scripts call before training."""
+        self.requires_grad_(False)
+        if self.expert_names:
+            self.freeze_shared()
+
+    def freeze_encoder(self) -> None:
+        """As Whisper's, its experts included; a trainer of scripts then adds an expert to the decoder alone."""
+        self.encoder_is_frozen = True
+        super().freeze_encoder()
 
 
 # Also where this file is all there is, as code from the Hub.

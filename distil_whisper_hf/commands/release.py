@@ -23,6 +23,8 @@ from .mistakes import program
 from .output_folders import check_disk_space, check_output_dir
 
 HASHES = "SHA256SUMS"
+# What git carries without a thought: a compact expert of most sizes of Whisper, no full one.
+RECORDED_BYTES = 20_000_000
 PROGRAM = "distil-whisper release"
 
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     print((args.output_dir / HASHES).read_text(encoding="utf-8"), end="")
     if args.record is not None:
         record(args.output_dir, args.record)
-        print(f"{args.record}: card, configuration, results and hashes")
+        print(f"{args.record}: {', '.join(sorted(path.name for path in args.record.iterdir()))}")
     print(f"push it: distil-whisper push {args.output_dir} {args.repo}")
     return 0
 
@@ -62,7 +64,10 @@ def _parser() -> Parser:
         "--without_code", action="store_true", section="release", help="leave the model's code out of it"
     )
     parser.add_argument(
-        "--record", type=Path, section="release", help="also copy card, configuration, results and hashes here, for git"
+        "--record",
+        type=Path,
+        section="release",
+        help="also copy card, configuration, results, hashes and experts of at most 20 MB here, for git",
     )
     return parser
 
@@ -140,8 +145,9 @@ def hashes(folder: Path) -> str:
 
 
 def record(release: Path, folder: Path) -> None:
-    """Copy what belongs in git: card, configuration, results and hashes; no weights, no code, no tokenizer."""
+    """Copy what belongs in git: card, configuration, results, hashes and small experts; no code, no tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("README.md", "config.json", "results.*.json", HASHES):
+    for pattern in ("README.md", "*config.json", "results.*.json", HASHES, "expert.*.safetensors"):
         for path in release.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
+            if path.stat().st_size <= RECORDED_BYTES:
+                shutil.copyfile(path, folder / path.name)

@@ -7,7 +7,7 @@ distil-whisper train examples/recipes/paper_js.json --model openai/whisper-small
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, WhisperProcessor
@@ -22,13 +22,13 @@ from ..data.screening import REJECTIONS_FILE, Screen
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..evaluation.systems.gates import open_shares, record_decisions
 from ..evaluation.systems.opening import System
-from ..expert_form import EXPERT_SIDES, EXPERT_TARGETS, ExpertForm
 from ..expert_header import tensors_digest
 from ..languages import language_code
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from ..training.arguments import DistilWhisperTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset, StreamingSpeechDataset
-from ..training.teacher import BaseTeacher, Teacher
+from ..training.expert_arguments import ExpertArguments, open_teacher
+from ..training.teacher import Teacher
 from ..training.trainer import DistilWhisperTrainer
 from .command_line import parse
 from .mistakes import program
@@ -47,57 +47,6 @@ from .runs import (
 from .starting import check_libraries, expert_bytes, open_config
 
 PROGRAM = "distil-whisper train"
-
-
-@dataclass
-class ExpertArguments:
-    """The teacher, and what a new expert is."""
-
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "Whisper to learn from: folder, Hub name, or `base` for the student's own base."},
-    )
-    teacher_precision: str = field(
-        default="float32",
-        metadata={"help": "Of the teacher alone.", "choices": ("float32", "bfloat16", "float16", "int8")},
-    )
-    expert_sides: str = field(
-        default="both",
-        metadata={
-            "help": "Where a new expert is: in both encoder and decoder, as in the paper, or in one of them, at about "
-            "half the size. Encoder experts learn how a language sounds, decoder experts the training texts too.",
-            "choices": tuple(EXPERT_SIDES),
-        },
-    )
-    expert_rank: int | None = field(
-        default=None,
-        metadata={
-            "help": "Make a new expert compact: products of this rank, added to Whisper's weights. None: a full one, a "
-            "copy of its feed-forward networks."
-        },
-    )
-    expert_targets: list[str] = field(
-        default_factory=lambda: ["ffn"],
-        metadata={
-            "help": "What a compact expert changes: ffn, all (attention's projections too), or some of "
-            f"{', '.join(EXPERT_TARGETS['all'])}."
-        },
-    )
-    gate_estimator: str = field(
-        default="soft",
-        metadata={
-            "help": "soft: the paper's gate; straight_through: hard in training as in evaluation, for short runs.",
-            "choices": ("soft", "straight_through"),
-        },
-    )
-    expert_dropout: float = field(default=0.3, metadata={"help": "Dropout on an expert's output."})
-    gate_dropout: float = field(default=0.1, metadata={"help": "Dropout on a gate's input."})
-
-    @property
-    def form(self) -> ExpertForm:
-        """What a new expert is made of."""
-        only = self.expert_targets[0] if len(self.expert_targets) == 1 else self.expert_targets
-        return ExpertForm(self.expert_sides, self.expert_rank, only)
 
 
 @program(PROGRAM)
@@ -218,21 +167,15 @@ def _trainer(
     labels: LabelBuilder,
     corpus: Corpus,
 ) -> DistilWhisperTrainer:
-    model = DistilWhisperForConditionalGeneration.from_pretrained(
-        run.model,
-        gate_estimator=expert.gate_estimator,
-        expert_dropout=expert.expert_dropout,
-        gate_dropout=expert.gate_dropout,
-    )
+    model = DistilWhisperForConditionalGeneration.from_pretrained(run.model, **expert.settings)
     for name, language in _experts(data, corpus.splits.train):
         if name in model.expert_names:
             # Of a model that has it already: it goes on from there.
             continue
-        model.add_expert(
-            name, language=language, sides=expert.expert_sides, rank=expert.expert_rank, targets=expert.form.targets
-        )
+        form = expert.form
+        model.add_expert(name, language=language, sides=form.sides, rank=form.rank, targets=form.targets)
     model = model.to(training.device)
-    teacher = _open_teacher(expert, model, processor)
+    teacher = open_teacher(expert, model, processor)
     extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None
     if data.streaming:
         rows = StreamingSpeechDataset(
@@ -257,18 +200,6 @@ def _trainer(
         train_dataset=rows,
         eval_dataset=SpeechDataset(dev, make_row) if dev else None,
         compute_metrics=PredictionMetrics(processor.tokenizer) if training.predict_with_generate else None,
-    )
-
-
-def _open_teacher(
-    expert: ExpertArguments, model: DistilWhisperForConditionalGeneration, processor: WhisperProcessor
-) -> Teacher | BaseTeacher | None:
-    if expert.teacher is None:
-        return None
-    if expert.teacher == "base":
-        return BaseTeacher(model)
-    return Teacher.from_pretrained(
-        expert.teacher, student=model, student_processor=processor, precision=expert.teacher_precision
     )
 
 

@@ -12,8 +12,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
 from ..data.atomic_files import replacing
@@ -60,6 +62,20 @@ def fill_window(features: np.ndarray, extractor: WhisperFeatureExtractor) -> np.
 def encoder_frames(samples: int, extractor: WhisperFeatureExtractor) -> int:
     """Number of encoder frames, 50 per second, that a clip of this many samples reaches into."""
     return -(-samples // (extractor.hop_length * _STRIDE))
+
+
+def sounding_frames(features: Tensor) -> Tensor:
+    """As `encoder_frames`, for features whose samples are not at hand: what follows a clip is even silence.
+
+    Args:
+        features: `(batch, mel bins, frames)`.
+
+    Returns:
+        `(batch,)`, int64, at least 1; a frame more or less than the samples would say.
+    """
+    sounding = (features > features.amin(dim=(1, 2), keepdim=True)).any(dim=1)
+    places = torch.arange(1, features.shape[-1] + 1, device=features.device)
+    return (-(-(sounding * places).amax(dim=1) // _STRIDE)).clamp(min=1)
 
 
 def needs_own_features(student: WhisperFeatureExtractor, teacher: WhisperFeatureExtractor) -> bool:
