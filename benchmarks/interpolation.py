@@ -12,41 +12,17 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from split_scores import add_arguments, print_scores
-from transformers import PreTrainedModel, WhisperForConditionalGeneration
+from transformers import PreTrainedModel
 
-from distil_whisper_hf import DistilWhisperForConditionalGeneration
-from distil_whisper_hf.checkpoints import expert_filename
-
-
-@torch.no_grad()
-def opened(run: Path, base: str, language: str, weight: float) -> PreTrainedModel:
-    """The run's model in float32, its trained weights taken back to the base by `1 - weight`."""
-    if (run / expert_filename(language)).exists():
-        model = DistilWhisperForConditionalGeneration.from_pretrained(base)
-        model.load_expert(language, run)
-        model.interpolate_expert(language, weight)
-        return model
-    plain = WhisperForConditionalGeneration.from_pretrained(base)
-    if (run / "adapter_config.json").exists():
-        from peft import PeftModel
-
-        shared = {name: tensor.clone() for name, tensor in plain.named_parameters()}
-        model = PeftModel.from_pretrained(plain, run).merge_and_unload()
-    else:
-        shared = dict(plain.named_parameters())
-        model = WhisperForConditionalGeneration.from_pretrained(run)
-    for name, tensor in model.named_parameters():
-        tensor.lerp_(shared[name], 1.0 - weight)
-    return model
+from distil_whisper_hf.evaluation.systems.interpolating import open_interpolated
 
 
 def variants(args: argparse.Namespace) -> Iterator[tuple[str, PreTrainedModel]]:
     """Every run with every weight."""
     for run in args.runs:
         for weight in args.weights:
-            yield f"{run.name} {weight:g}", opened(run, args.base, args.language, weight)
+            yield f"{run.name} {weight:g}", open_interpolated(run, args.base, args.language, weight)
 
 
 def main() -> None:

@@ -319,6 +319,10 @@ def write_expert(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".expert-") as beside:
         save_file(tensors, Path(beside) / target.name, metadata=metadata)
         _order_header(Path(beside) / target.name)
+        # Some versions of safetensors write for the owner alone, whatever other files of theirs may be read by.
+        usual = Path(beside) / "usual"
+        usual.touch()
+        os.chmod(Path(beside) / target.name, usual.stat().st_mode)
         os.replace(Path(beside) / target.name, target)
     return target
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import WhisperForConditionalGeneration
 
+from ..compact_experts import ATTENTION
 from ..data.arguments import DataArguments
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..training.arguments import SpeechTrainingArguments
@@ -34,12 +35,19 @@ class BaselineArguments:
     method: str = field(
         default="full",
         metadata={
-            "help": "full: all weights; lora: adapters on fc1 and fc2 of every layer.",
+            "help": "full: all weights; lora: adapters on linear layers.",
             "choices": ("full", "lora"),
         },
     )
     lora_rank: int = field(default=64, metadata={"help": "Rank of the adapters."})
     lora_alpha: int = field(default=64, metadata={"help": "Scale of the adapters, divided by their rank."})
+    lora_targets: str = field(
+        default="ffn",
+        metadata={
+            "help": "Where adapters are: ffn, fc1 and fc2 of every layer, or all, also attention's projections.",
+            "choices": ("ffn", "all"),
+        },
+    )
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input."})
 
 
@@ -104,14 +112,14 @@ def _train(
 def with_adapters(
     model: WhisperForConditionalGeneration, baseline: BaselineArguments
 ) -> WhisperForConditionalGeneration:
-    """The model with adapters on `fc1` and `fc2` of every layer, which alone train."""
+    """The model with adapters, which alone train."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=baseline.lora_rank,
         lora_alpha=baseline.lora_alpha,
         lora_dropout=baseline.lora_dropout,
-        target_modules=["fc1", "fc2"],
+        target_modules=["fc1", "fc2", *(ATTENTION if baseline.lora_targets == "all" else ())],
     )
     return get_peft_model(model, config)
 
