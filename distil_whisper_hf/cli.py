@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": Command("compare", "trained systems beside each other, and which gates open"),
     "compress": Command("compress", "cut experts to a low rank: some megabytes in place of a hundred"),
     "convert": Command("convert", "turn the original release, or a LoRA adapter, into expert files"),
+    "curve": Command("curve", "methods beside each other: gain in domain against loss out of it, over rates and seeds"),
     "evaluate": Command("evaluate", "error rates with intervals, bias by group, and what quantisation does to both"),
     "push": Command("push", "push a release or an expert to the Hub"),
     "release": Command("release", "make the folder that would be pushed, from trained experts"),

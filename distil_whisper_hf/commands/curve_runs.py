@@ -24,13 +24,11 @@ from ..data.arguments import DataArguments
 from ..data.atomic_files import write_text
 from ..data.corpus import Corpus, read_corpus
 from ..data.labels import LabelBuilder
+from ..evaluation.report.curves import START
 from ..evaluation.systems.hypotheses import GenerationSettings
 from ..evaluation.systems.interpolating import open_interpolated
 from ..evaluation.systems.opening import System
 from .final_scores import score, score_system
-
-# The model that all runs start from, as a method without training.
-START = "whisper"
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ PROGRAMS = {
     "train": (train.RunArguments, train.DataArguments, train.ExpertArguments, DistilWhisperTrainingArguments),
     "baseline": (baseline.RunArguments, baseline.DataArguments, baseline.BaselineArguments, SpeechTrainingArguments),
 }
-# Those of `evaluate` have fields of their own.
+# Those of `evaluate` and `curve` have fields of their own.
 RECIPES = [
     path
     for path in sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.json"))
-    if not path.name.startswith("evaluate")
+    if not path.name.startswith(("evaluate", "curve"))
 ]
 
 
