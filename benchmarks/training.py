@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -29,9 +30,10 @@ from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.datasets import SpeechDataset
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 from distil_whisper_hf.training.teacher import Teacher
+from distil_whisper_hf.training.teacher_cache import CachedTeacher
 from distil_whisper_hf.training.trainer import DistilWhisperTrainer
 
-VARIANTS = ("full", "lora", "compact", "clsr", "js", "kl")
+VARIANTS = ("full", "lora", "compact", "clsr", "js", "js-cached", "kl")
 # Of LoRA on fc1 and fc2, and of the compact expert.
 RANK = 16
 
@@ -107,22 +109,27 @@ def measure(args: argparse.Namespace) -> dict:
     else:
         model = DistilWhisperForConditionalGeneration.from_pretrained(args.base)
         model.add_expert(args.language, rank=RANK if args.variant == "compact" else None)
-        arguments = DistilWhisperTrainingArguments(
-            **common, distillation=args.variant if args.variant in ("js", "kl") else "none"
-        )
-        if args.variant in ("js", "kl"):
+        divergence = args.variant.partition("-")[0] if args.variant.startswith(("js", "kl")) else "none"
+        arguments = DistilWhisperTrainingArguments(**common, distillation=divergence)
+        if divergence != "none":
             # In the precision that the student computes in.
             live = Teacher.from_pretrained(
                 args.teacher or args.base, student=model, student_processor=processor, precision="bfloat16"
             )
             teacher = TimedTeacher(live)
+        if args.variant == "js-cached":
+            # Full before the first step, as `distil-whisper teach` leaves it.
+            teacher = CachedTeacher(live, Path(args.output) / "teacher")
         trainer = DistilWhisperTrainer(
             model, arguments, processing_class=processor, teacher=teacher, train_dataset=rows, callbacks=[times]
         )
+    if isinstance(teacher, CachedTeacher):
+        for inputs in trainer.get_train_dataloader():
+            trainer.ask_teacher(inputs)
     loaded = peak_bytes()
     trainer.train()
     outcome = {"seconds": times.seconds[1:], "peak": peak_bytes(), "before": loaded}
-    if teacher is not None:
+    if isinstance(teacher, TimedTeacher):
         outcome["teacher"] = teacher.seconds[1:]
     if args.variant == "clsr":
         # What a worker does, in this process: reading, features and labels of the batches.

@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "error rates with intervals, bias by group, and what quantisation does to both"),
     "push": Command("push", "push a release or an expert to the Hub"),
     "release": Command("release", "make the folder that would be pushed, from trained experts"),
+    "teach": Command("teach", "keep what a teacher says of the training speech, before training"),
     "train": Command("train", "experts from speech, with test scores"),
 }
 

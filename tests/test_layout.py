@@ -182,8 +182,13 @@ SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
         "teacher": {"features", "vocabulary"},
         "speech_trainer": {"arguments", "collator", "datasets", "losses", "resuming"},
         "trainer": {
-            "arguments", "collator", "hub_pushes", "losses", "schedules", "speech_trainer", "teacher",
+            "arguments", "collator", "hub_pushes", "losses", "schedules", "speech_trainer", "teacher", "teacher_cache",
+            "top_tokens",
         },
+        "top_tokens": {"losses"},
+        "teacher_cache": {"losses", "teacher", "top_tokens"},
+        "expert_arguments": {"teacher", "teacher_cache"},
+        "stock_script": {"arguments", "expert_arguments", "features", "trainer"},
     },
     "data": {
         "rejections": set(),

@@ -29,6 +29,7 @@ from ..training.arguments import DistilWhisperTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset, StreamingSpeechDataset
 from ..training.expert_arguments import ExpertArguments, open_teacher
 from ..training.teacher import Teacher
+from ..training.teacher_cache import CachedTeacher
 from ..training.trainer import DistilWhisperTrainer
 from .command_line import parse
 from .mistakes import program
@@ -79,7 +80,7 @@ def _train(
         return 0
     if not run.test_only:
         _check_room(run, expert, training, len(names))
-        trainer = _trainer(run, data, expert, training, processor, labels, corpus)
+        trainer = build_trainer(run, data, expert, training, processor, labels, corpus)
 
         def describe(steps: int) -> None:
             for name, _ in names:
@@ -108,12 +109,16 @@ def _record(
     trainer: DistilWhisperTrainer, run: RunArguments, data: DataArguments, expert: ExpertArguments, corpus: Corpus
 ) -> RunRecord:
     models = {"base": trainer.model}
-    if isinstance(trainer.teacher, Teacher):
-        models["teacher"] = trainer.teacher.model
+    teacher = trainer.teacher.teacher if isinstance(trainer.teacher, CachedTeacher) else trainer.teacher
+    if isinstance(teacher, Teacher):
+        models["teacher"] = teacher.model
     arguments = {**asdict(expert), "join_seconds": run.join_seconds, "join_copies": run.join_copies}
     if expert.teacher not in (None, "base"):
         # Known by its weights, wherever it lies.
         arguments["teacher"] = "a Whisper"
+    # Where it lies changes nothing, that it cuts distributions does.
+    if arguments.pop("teacher_cache") is None:
+        arguments.pop("teacher_top")
     if data.streaming:
         arguments |= {name: value for name, value in asdict(data).items() if not name.startswith("test_")}
         # Each reads a part of the stream: their number decides the order of the clips.
@@ -158,7 +163,7 @@ def _check_room(
     check_disk_space(training.output_dir, needed, f"{experts} experts and {kept} checkpoints")
 
 
-def _trainer(
+def build_trainer(
     run: RunArguments,
     data: DataArguments,
     expert: ExpertArguments,
@@ -167,6 +172,7 @@ def _trainer(
     labels: LabelBuilder,
     corpus: Corpus,
 ) -> DistilWhisperTrainer:
+    """The trainer of a run, with its model, teacher and rows."""
     model = DistilWhisperForConditionalGeneration.from_pretrained(run.model, **expert.settings)
     for name, language in _experts(data, corpus.splits.train):
         if name in model.expert_names:
@@ -176,7 +182,7 @@ def _trainer(
         model.add_expert(name, language=language, sides=form.sides, rank=form.rank, targets=form.targets)
     model = model.to(training.device)
     teacher = open_teacher(expert, model, processor)
-    extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher) else None
+    extractor = teacher.processor.feature_extractor if isinstance(teacher, Teacher | CachedTeacher) else None
     if data.streaming:
         rows = StreamingSpeechDataset(
             stream_clips(data),

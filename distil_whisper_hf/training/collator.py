@@ -38,6 +38,7 @@ class SpeechCollator:
                 front; -100 after the end.
             num_frames: int64 `(batch,)`, encoder frames before the padding (see `losses.mask_from_lengths`).
             expert: names, None for a row routed by its language token; left out when no row has one.
+            windows: digests of the audio; left out when no row has one.
         """
         batch: dict[str, Any] = {
             name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in _FEATURES if name in rows[0]
@@ -50,6 +51,9 @@ class SpeechCollator:
         experts = [row.get("expert") for row in rows]
         if any(experts):
             batch["expert"] = experts
+        windows = [row.get("window") for row in rows]
+        if any(windows):
+            batch["windows"] = windows
         return batch
 
     def _labels(self, row: Mapping[str, Any]) -> Sequence[int]:
@@ -67,6 +71,7 @@ class SpeechBatch:
         num_frames: `(batch,)`, encoder frames before the padding.
         teacher_input_features: as the teacher hears them, where it hears otherwise.
         expert_names: an expert chosen by name for each row, or None; empty where no row has one.
+        windows: digest of the audio of each row, or None; empty where no row has one.
         expert_ids: `(batch,)`, the expert of each row, -1 for the shared path; None for a model without experts.
     """
 
@@ -76,6 +81,7 @@ class SpeechBatch:
     num_frames: Tensor | None = None
     teacher_input_features: Tensor | None = None
     expert_names: Sequence[str | None] = field(default=())
+    windows: Sequence[str | None] = field(default=())
     expert_ids: Tensor | None = None
 
     @property

@@ -7,6 +7,7 @@ Nothing is stored, so 28k utterances cost no disk. A row of either data set has
     num_frames              encoder frames before the padding, 50 per second
     labels                  token ids, from screening; of a clip that was not screened `text` and `language`
     expert                  of the clip, None where its language token routes
+    window                  digest of the audio, None where it is not known
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class RowMaker:
         """
         samples: np.ndarray | None = None
         said = {"text": clip.text, "language": clip.language} if clip.labels is None else {"labels": clip.labels}
-        row: dict[str, Any] = {**said, "expert": clip.expert}
+        row: dict[str, Any] = {**said, "expert": clip.expert, "window": clip.digest}
         for name, extractor in self.extractors.items():
             cached = None if self.cache is None or clip.digest is None else self.cache.get(clip.digest, extractor)
             if cached is None:

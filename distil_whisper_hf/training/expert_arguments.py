@@ -10,6 +10,7 @@ from transformers import WhisperProcessor
 from ..expert_form import EXPERT_SIDES, EXPERT_TARGETS, ExpertForm
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .teacher import BaseTeacher, Precision, Teacher
+from .teacher_cache import CachedTeacher
 
 
 @dataclass
@@ -23,6 +24,16 @@ class ExpertArguments:
     teacher_precision: str = field(
         default="float32",
         metadata={"help": "Of the teacher alone.", "choices": ("float32", "bfloat16", "float16", "int8")},
+    )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder to keep what the teacher says, so that it is asked once for each window; `distil-whisper "
+            "teach` fills it ahead."
+        },
+    )
+    teacher_top: int = field(
+        default=64, metadata={"help": "Likeliest tokens that are kept of each of the teacher's distributions."}
     )
     expert_sides: str = field(
         default="both",
@@ -70,11 +81,22 @@ class ExpertArguments:
 
 def open_teacher(
     expert: ExpertArguments, model: DistilWhisperForConditionalGeneration, processor: WhisperProcessor
-) -> Teacher | BaseTeacher | None:
+) -> Teacher | CachedTeacher | BaseTeacher | None:
     """The teacher that the arguments name, for this student; None for none."""
     if expert.teacher is None:
         return None
     if expert.teacher == "base":
+        if expert.teacher_cache is not None:
+            raise ValueError("Expected no --teacher_cache with --teacher base, whose answers are the student's own.")
         return BaseTeacher(model)
     precision = cast(Precision, expert.teacher_precision)
-    return Teacher.from_pretrained(expert.teacher, student=model, student_processor=processor, precision=precision)
+    cached = expert.teacher_cache is not None
+    # Behind a cache it may never be asked: it stays out of the device's memory until it is.
+    teacher = Teacher.from_pretrained(
+        expert.teacher,
+        student=model,
+        student_processor=processor,
+        precision=precision,
+        device="cpu" if cached and precision != "int8" else None,
+    )
+    return CachedTeacher(teacher, cast(str, expert.teacher_cache), k=expert.teacher_top) if cached else teacher

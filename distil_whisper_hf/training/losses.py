@@ -56,7 +56,7 @@ def cross_entropy(
     total = functional.cross_entropy(
         _at_least_float32(logits[is_target]), labels[is_target], label_smoothing=label_smoothing, reduction="sum"
     )
-    return total / _divisor(is_target, normalizer)
+    return divided(total, is_target, normalizer)
 
 
 def distillation(
@@ -114,12 +114,20 @@ def distillation(
     is_target = labels != IGNORED
     log_s = functional.log_softmax(_at_least_float32(student_logits[is_target]) / temperature, dim=-1)
     log_t = functional.log_softmax(_at_least_float32(teacher_logits.detach()[is_target]) / temperature, dim=-1)
+    return divided(divergence_of(log_t, log_s, divergence) * temperature**2, is_target, normalizer)
+
+
+def divergence_of(log_t: Tensor, log_s: Tensor, divergence: Divergence) -> Tensor:
+    """Divergence between teacher and student, of their log-probabilities `(targets, tokens)`, summed over targets."""
     if divergence == "kl":
-        total = _kl(log_t, log_s)
-    else:
-        log_m = torch.logaddexp(log_s, log_t) - math.log(2.0)
-        total = 0.5 * (_kl(log_t, log_m) + _kl(log_s, log_m))
-    return total * temperature**2 / _divisor(is_target, normalizer)
+        return _kl(log_t, log_s)
+    log_m = torch.logaddexp(log_s, log_t) - math.log(2.0)
+    return 0.5 * (_kl(log_t, log_m) + _kl(log_s, log_m))
+
+
+def divided(total: Tensor, is_target: Tensor, normalizer: int | Tensor | None) -> Tensor:
+    """A sum over targets by `normalizer`; without one, by their number in `is_target`."""
+    return total / _divisor(is_target, normalizer)
 
 
 def gate_budget(

@@ -218,6 +218,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             num_frames=rest.pop("num_frames", None),
             teacher_input_features=rest.pop("teacher_input_features", None),
             expert_names=rest.pop("expert", ()),
+            windows=rest.pop("windows", ()),
             model_inputs=rest,
         )
 

@@ -27,7 +27,6 @@ from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .arguments import DISTILLATIONS, DistilWhisperTrainingArguments
 from .expert_arguments import ExpertArguments, open_teacher
 from .features import needs_own_features, sounding_frames
-from .teacher import Teacher
 from .trainer import DistilWhisperTrainer
 
 
@@ -161,7 +160,8 @@ class ScriptTrainer(DistilWhisperTrainer):
         """A batch of a script with what ours has besides: length of each clip, the teacher's features."""
         prepared = super()._prepare_inputs(inputs)
         features = prepared["input_features"]
-        if isinstance(self.teacher, Teacher) and self.teacher.own_features and features.shape[1] > self._mel_bins:
+        own_features = self.teacher is not None and self.teacher.own_features
+        if own_features and features.shape[1] > self._mel_bins:
             own, heard = features.split([self._mel_bins, features.shape[1] - self._mel_bins], dim=1)
             prepared = {**prepared, "input_features": own, "teacher_input_features": heard}
             features = own

@@ -85,6 +85,7 @@ class Teacher:
         student: DistilWhisperForConditionalGeneration,
         student_processor: WhisperProcessor,
         precision: Precision = "float32",
+        device: torch.device | str | None = None,
         **hub: Any,
     ) -> Teacher:
         """Open a teacher on the student's device.
@@ -92,6 +93,7 @@ class Teacher:
         Args:
             source: folder or Hub repository of a plain Whisper.
             precision: of the teacher alone; "int8" needs bitsandbytes. On a CPU that is slow in bfloat16 it is float32.
+            device: where it is put; None: where the student is.
             hub: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
@@ -108,7 +110,7 @@ class Teacher:
             dtype = computing_dtype(getattr(torch, precision), student.device)
             model = WhisperForConditionalGeneration.from_pretrained(source, dtype=dtype, **hub)
             # Transformers' wrapper of `to` hides from type checkers that it is a method.
-            model = model.to(student.device)  # type: ignore[arg-type]
+            model = model.to(device or student.device)  # type: ignore[arg-type]
         return cls(model, processor, student=student, student_processor=student_processor)
 
     @torch.no_grad()

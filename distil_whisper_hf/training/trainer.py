@@ -23,6 +23,8 @@ from .losses import BudgetMode, Divergence, distillation, gate_budget, mask_from
 from .schedules import CompressionCallback, GateNoiseCallback, InterpolationCallback, SkipGateCallback
 from .speech_trainer import SpeechTrainer
 from .teacher import BaseTeacher, Teacher
+from .teacher_cache import CachedTeacher
+from .top_tokens import top_distillation
 
 
 class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
@@ -53,7 +55,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         args: DistilWhisperTrainingArguments,
         *,
         processing_class: WhisperProcessor,
-        teacher: Teacher | BaseTeacher | None = None,
+        teacher: Teacher | CachedTeacher | BaseTeacher | None = None,
         train_experts: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -62,6 +64,11 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             raise ValueError(
                 f"Expected a teacher exactly where there is a distillation, got {got} with distillation "
                 f"{args.distillation!r}. Give `teacher=`, or set distillation to 'none'."
+            )
+        if isinstance(teacher, CachedTeacher) and args.temperature != 1.0:
+            raise ValueError(
+                f"Expected temperature 1 with a teacher's cache, whose probabilities are at 1, got {args.temperature}: "
+                "leave out the cache, or the temperature."
             )
         self.train_experts = tuple(model.expert_names if train_experts is None else train_experts)
         unknown = [name for name in self.train_experts if name not in model.expert_names]
@@ -105,20 +112,35 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
     ) -> dict[str, Tensor]:
         parts = super()._loss_parts(outputs, batch, num_items_in_batch)
         if self.teacher is not None:
-            own = self.teacher.own_features
-            heard = batch.teacher_input_features if own else batch.model_inputs["input_features"]
-            parts["kd"] = distillation(
-                outputs.logits,
-                self.teacher(cast(Tensor, heard), batch.labels),
-                batch.labels,
-                divergence=cast(Divergence, self.args.distillation),
-                temperature=self.args.temperature,
-                normalizer=num_items_in_batch,
-            )
+            parts["kd"] = self._distillation(outputs.logits, batch, num_items_in_batch)
         # A mean, not a sum: the optimiser step has the mean of its batches.
         accumulated = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
         parts["gate"] = self._gate_loss(outputs, batch) / accumulated
         return parts
+
+    def _distillation(self, logits: Tensor, batch: SpeechBatch, normalizer: Tensor | int | None) -> Tensor:
+        teacher = cast(Teacher | CachedTeacher | BaseTeacher, self.teacher)
+        heard = batch.teacher_input_features if teacher.own_features else batch.model_inputs["input_features"]
+        heard, labels = cast(Tensor, heard), batch.labels
+        divergence = cast(Divergence, self.args.distillation)
+        if isinstance(teacher, CachedTeacher):
+            said = teacher(heard, labels, batch.windows)
+            return top_distillation(logits, said, labels, divergence=divergence, normalizer=normalizer)
+        return distillation(
+            logits,
+            teacher(heard, labels),
+            labels,
+            divergence=divergence,
+            temperature=self.args.temperature,
+            normalizer=normalizer,
+        )
+
+    def ask_teacher(self, inputs: dict[str, Any]) -> None:
+        """Let a teacher's cache have what a batch of the collator needs."""
+        batch = super()._batch(self._prepare_inputs(inputs))
+        teacher = cast(CachedTeacher, self.teacher)
+        heard = batch.teacher_input_features if teacher.own_features else batch.model_inputs["input_features"]
+        teacher(cast(Tensor, heard), batch.labels, batch.windows)
 
     def _gate_loss(self, outputs: Any, batch: SpeechBatch) -> Tensor:
         """Mean distance from the budget over the experts that have a row in the batch."""

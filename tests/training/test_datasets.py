@@ -68,7 +68,8 @@ def test_a_row_is_what_whisper_hears_and_what_was_said(clips) -> None:
         np.testing.assert_allclose(row["input_features"], expected, rtol=0, atol=1e-6)
         assert (row["labels"], row["expert"]) == (clip.labels, clip.expert)
         assert row["num_frames"] == pytest.approx(50 * clip.seconds, abs=1)
-        assert set(row) == {"input_features", "num_frames", "labels", "expert"}
+        assert set(row) == {"input_features", "num_frames", "labels", "expert", "window"}
+        assert row["window"] == clip.digest
     unscreened = RowMaker(extractor)(replace(clips[0], labels=None))
     assert (unscreened["text"], unscreened["language"]) == (clips[0].text, clips[0].language)
 
@@ -100,7 +101,8 @@ def test_a_batch_is_complete(clips, labels) -> None:
     """Prevents labels of another row, padding that is trained on, and a start token that Whisper adds again."""
     dataset = SpeechDataset(clips, RowMaker(tiny_feature_extractor()))
     batch = SpeechCollator(labels)([dataset[i] for i in range(5)])
-    assert set(batch) == {"input_features", "labels", "num_frames", "expert"}
+    assert set(batch) == {"input_features", "labels", "num_frames", "expert", "windows"}
+    assert batch["windows"] == [clip.digest for clip in clips]
     assert batch["input_features"].shape == (5, 80, 3000)
     assert batch["input_features"].dtype == torch.float32
     assert batch["labels"].dtype == batch["num_frames"].dtype == torch.int64
@@ -181,8 +183,8 @@ def test_workers_give_the_batches_of_one_process(clips, labels, method: str) -> 
     found = list(DataLoader(dataset, num_workers=2, multiprocessing_context=context, **options))
     assert [batch.get("expert") for batch in found] == [None, None, ["sc"]]
     for one, other in zip(expected, found, strict=True):
-        assert set(one) == set(other)
-        assert all(torch.equal(one[name], other[name]) for name in one if name != "expert")
+        assert set(one) == set(other) and one["windows"] == other["windows"]
+        assert all(torch.equal(one[name], other[name]) for name in one if name not in ("expert", "windows"))
 
 
 class Stream:
