@@ -147,7 +147,9 @@ def hashes(folder: Path) -> str:
 def record(release: Path, folder: Path) -> None:
     """Copy what belongs in git: card, configuration, results, hashes and small experts; no code, no tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("README.md", "*config.json", "results.*.json", HASHES, "expert.*.safetensors"):
-        for path in release.glob(pattern):
-            if path.stat().st_size <= RECORDED_BYTES:
-                shutil.copyfile(path, folder / path.name)
+    kept = [
+        path for pattern in ("README.md", "config.json", "results.*.json", HASHES) for path in release.glob(pattern)
+    ]
+    experts = [path for path in release.glob("expert.*.safetensors") if path.stat().st_size <= RECORDED_BYTES]
+    for path in [*kept, *experts]:
+        shutil.copyfile(path, folder / path.name)

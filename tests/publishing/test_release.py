@@ -61,9 +61,19 @@ def test_a_release_is_the_folder_that_is_pushed(trained, base, tmp_path, capsys)
         with torch.no_grad():
             both = [one(features(1), decoder_input_ids=prompts(name)).logits for one in (again, expected)]
         assert torch.equal(*both)
-    assert {path.name for path in kept.iterdir()} == {"README.md", "config.json", "results.ca.json", "SHA256SUMS"}
+    assert {path.name for path in kept.iterdir()} == {
+        "README.md", "config.json", "results.ca.json", "SHA256SUMS", "expert.ca.safetensors", "expert.gl.safetensors",
+    }  # fmt: skip
+    assert (kept / "expert.ca.safetensors").read_bytes() == (output / "expert.ca.safetensors").read_bytes()
     assert release.hashes(output) == (output / "SHA256SUMS").read_text() == (kept / "SHA256SUMS").read_text()
     assert (output / "SHA256SUMS").read_text() in capsys.readouterr().out
+
+
+def test_only_small_experts_are_kept_in_git(trained, base, tmp_path, monkeypatch):
+    """Silent: a repository that grows by a hundred megabytes with every release."""
+    monkeypatch.setattr(release, "RECORDED_BYTES", 1000)
+    make(trained, base, tmp_path / "release", record=tmp_path / "cards")
+    assert not list((tmp_path / "cards").glob("*.safetensors")) and (tmp_path / "cards/README.md").exists()
 
 
 def test_what_cannot_be_released_leaves_nothing_behind(trained, base, tmp_path):
