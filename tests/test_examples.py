@@ -35,12 +35,12 @@ def run(program: str, *arguments: object) -> str:
 
 def test_transcribe(base, tmp_path):
     """Silent: the first program that people run failing, or routing the wrong clip."""
-    printed = run("examples/transcribe.py", "--model", base)
+    printed = run("examples/transcribe.py", "--model", base, "--new", "es")
     blocks = printed.split("  plain Whisper: ")
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert "en.ogg [en]" in blocks[0]
     assert [("expert es" in block, "shared path" in block) for block in blocks[1:]] == [
-        (False, True), (True, False), (False, True),
+        (False, True), (True, False), (False, True), (False, True),
     ]  # fmt: skip
     for block in blocks[1:]:
         plain, _, rest = block.partition("\n")

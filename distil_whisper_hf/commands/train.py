@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, WhisperProcessor
 
 from ..configuration_distil_whisper import DistilWhisperConfig
+from ..cpu_precision import computing_dtype
 from ..data.arguments import DataArguments, one_for_each
 from ..data.clips import Clip
 from ..data.corpus import Corpus, stream_clips
@@ -21,6 +23,7 @@ from ..data.sampling import choose_clips
 from ..data.screening import REJECTIONS_FILE, Screen
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..evaluation.systems.gates import open_shares, record_decisions
+from ..evaluation.systems.hypotheses import GenerationSettings
 from ..evaluation.systems.opening import System
 from ..expert_header import tensors_digest
 from ..languages import language_code
@@ -31,6 +34,7 @@ from ..training.expert_arguments import ExpertArguments, open_teacher
 from ..training.teacher import Teacher
 from ..training.teacher_cache import CachedTeacher
 from ..training.trainer import DistilWhisperTrainer
+from .choosing import choose_interpolation
 from .command_line import parse
 from .mistakes import program
 from .output_folders import check_disk_space, check_output_dir, locked
@@ -86,6 +90,8 @@ def _train(
             for name, _ in names:
                 entry = trainer.model.config.language_experts[name]["training"]
                 entry |= {"clips": sum(clip.expert_name == name for clip in corpus.splits.train), "steps": steps}
+                if training.interpolation is None:
+                    _interpolate(trainer.model, name, run, training, processor, corpus)
 
         carry_out(trainer, run, _record(trainer, run, data, expert, corpus), corpus, describe=describe)
     if run.test == "none" or training.process_index != 0:
@@ -103,6 +109,34 @@ def _train(
     gates = _gate_shares(trained, processor, _of_experts(corpus, [name for name, _ in names], run.test_limit))
     report(systems, processor, corpus, run, training, command=command, gates=gates)
     return 0
+
+
+def _interpolate(
+    model: DistilWhisperForConditionalGeneration,
+    name: str,
+    run: RunArguments,
+    training: DistilWhisperTrainingArguments,
+    processor: WhisperProcessor,
+    corpus: Corpus,
+) -> None:
+    """Take an expert back by the share that dev clips choose, and keep what they said in the record of its training."""
+    weight, rates = choose_interpolation(
+        model,
+        name,
+        run.model,
+        [clip for clip in corpus.splits.dev if clip.expert_name == name],
+        processor,
+        device=training.device,
+        dtype=computing_dtype(getattr(torch, run.test_precision), training.device),
+        settings=GenerationSettings(max_new_tokens=run.test_max_new_tokens, batch_size=run.test_batch_size),
+    )
+    model.interpolate_expert(name, weight)
+    model.config.language_experts[name]["training"]["interpolation_by_dev"] = rates
+    shown = "; ".join(
+        f"{share}: {' and '.join(f'{rate:.1f} % {domain} domain' for domain, rate in by_domain.items())}"
+        for share, by_domain in rates.items()
+    )
+    print(f"expert {name}: {weight:g} of it, the rest Whisper's (dev WER {shown})")
 
 
 def _record(

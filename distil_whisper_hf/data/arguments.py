@@ -34,6 +34,14 @@ class DataArguments:
         default_factory=list, metadata={"help": "Sources of other domains or languages, for testing alone."}
     )
     test_language: list[str] = field(default_factory=list, metadata={"help": "Their languages, likewise."})
+    dev_data: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Sources of another speaker or domain that checkpoints and interpolation are chosen on, beside the "
+            "dev part of --data."
+        },
+    )
+    dev_language: list[str] = field(default_factory=list, metadata={"help": "Their languages, likewise."})
     where: list[str] = field(
         default_factory=list, metadata={"help": "Rows to use, as column=value; of a source without the column, all."}
     )
@@ -98,6 +106,11 @@ class DataArguments:
         """A source for each of `test_data`, likewise: the test part of data sets on the Hub, all rows of the others."""
         languages = one_for_each(self.test_language, self.test_data, "test_language")
         return [self._source(path, language) for path, language in zip(self.test_data, languages, strict=True)]
+
+    def dev_sources(self) -> list[Source]:
+        """A source for each of `dev_data`, likewise."""
+        languages = one_for_each(self.dev_language or self.language, self.dev_data, "dev_language")
+        return [self._source(path, language) for path, language in zip(self.dev_data, languages, strict=True)]
 
     def _source(self, path: str, language: str | None, expert: str | None = None) -> Source:
         return Source(

@@ -80,7 +80,8 @@ def read_corpus(
     test_sets: dict[str, list[Clip]] = {}
     # What is streamed is not divided here.
     sources = [] if arguments.streaming else arguments.sources()
-    known = with_known_columns([*sources, *arguments.test_sources()])
+    chosen_on, tested_on = arguments.dev_sources(), arguments.test_sources()
+    known = with_known_columns([*sources, *chosen_on, *tested_on])
     for source in known:
         if source.language is not None:
             labels.prompt(source.language)
@@ -91,9 +92,16 @@ def read_corpus(
     out_of_domain = []
     # Clips of any test set are taken out of training: all of a set, however few of it are scored.
     tested = [clip for part in parts for clip in part.test]
-    for source in known[len(sources) :]:
-        part = "test" if source.kind_found == "hub" else None
+    dev = [clip for part in parts for clip in part.dev]
+    for source in known[len(sources) : len(sources) + len(chosen_on)]:
         rejected: list[Rejection] = []
+        part = "dev" if source.kind_found == "hub" else None
+        found = {"dev": read_source(source, split=part, reject=rejected.append)}
+        clips = _screened(source, found, rejected, screen, report, arguments.max_rejected)["dev"]
+        dev += [replace(clip, domain="out") for clip in clips]
+    for source in known[len(sources) + len(chosen_on) :]:
+        part = "test" if source.kind_found == "hub" else None
+        rejected = []
         # Named and chosen before they are screened, so that every program takes the same clips of a set.
         clips, _ = unique_ids(read_source(source, split=part, reject=rejected.append))
         chosen = {clip.id for clip in choose_clips(clips, test_limit)}
@@ -104,7 +112,7 @@ def read_corpus(
     report.notes += notes_on_audio(report.clips)
     joined = join_splits(
         train=[clip for part in parts for clip in part.train],
-        dev=[clip for part in parts for clip in part.dev],
+        dev=dev,
         test=tested,
     )
     test_sets = {

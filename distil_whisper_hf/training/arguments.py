@@ -118,11 +118,13 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         default=None,
         metadata={"help": "Probability that a layer leaves its experts out; by default that of the model (0.2)."},
     )
-    expert_interpolation: float = field(
-        default=1.0,
+    # A number, or "auto".
+    expert_interpolation: str = field(
+        default="1.0",
         metadata={
             "help": "Share of the trained weights in what a run ends with, 0 to 1; the rest are the shared path's. "
-            "Below 1 an expert trained on little speech of one kind holds better on other speech."
+            "Below 1 an expert trained on little speech of one kind holds better on other speech; auto chooses the "
+            "share on the dev clips (see --dev_data)."
         },
     )
     compress_to: int | None = field(
@@ -148,14 +150,28 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if not self.temperature > 0.0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}.")
-        for name in ("gate_budget", "expert_interpolation"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+        # As records of runs have it, whatever it was given as.
+        self.expert_interpolation = "auto" if self.interpolation is None else self.interpolation  # type: ignore[assignment]
+        for name, value in (("gate_budget", self.gate_budget), ("expert_interpolation", self.interpolation)):
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}.")
         if self.compress_to is not None and self.compress_to < 1:
             raise ValueError(f"compress_to must be a rank of at least 1, got {self.compress_to}.")
         if self.skip_gate_probability is not None and not 0.0 <= self.skip_gate_probability < 1.0:
             raise ValueError(f"skip_gate_probability must be at least 0 and below 1, got {self.skip_gate_probability}.")
         super().__post_init__()
+
+    @property
+    def interpolation(self) -> float | None:
+        """`expert_interpolation` as a number; None for "auto"."""
+        if self.expert_interpolation == "auto":
+            return None
+        try:
+            return float(self.expert_interpolation)
+        except ValueError as error:
+            raise ValueError(
+                f"expert_interpolation must be between 0 and 1, or auto, got {self.expert_interpolation!r}."
+            ) from error
 
     def summary(self) -> dict[str, Any]:
         """What an expert's file says about its training: objective, schedule and sizes, nothing of the machine."""

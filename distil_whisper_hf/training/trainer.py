@@ -43,6 +43,8 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         train_experts: names of the experts to train; the others stay as they are. None: all.
         kwargs: as for Seq2SeqTrainer.
 
+    With `expert_interpolation="auto"` the weights stay as trained: `distil-whisper train` chooses the share after.
+
     Raises:
         ValueError: a model without experts, an expert that is not there, or a teacher that is missing or not used.
     """
@@ -89,8 +91,8 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         self.add_callback(GateNoiseCallback(args.gate_noise))
         if args.skip_gate_probability is not None:
             self.add_callback(SkipGateCallback(args.skip_gate_probability))
-        if args.expert_interpolation < 1.0:
-            self.add_callback(InterpolationCallback(self.train_experts, args.expert_interpolation))
+        if args.interpolation is not None and args.interpolation < 1.0:
+            self.add_callback(InterpolationCallback(self.train_experts, args.interpolation))
         if args.compress_to is not None:
             for name in self.train_experts:
                 model.config.check_form(replace(model.config.expert_form(name), rank=args.compress_to))
