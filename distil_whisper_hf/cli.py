@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 # Imported when called only: each needs other libraries.
 COMMANDS = {
+    "average": Command("average", "the mean of several trainings of one thing"),
     "baseline": Command("baseline", "full fine-tuning or LoRA on the same data, to compare with"),
     "compare": Command("compare", "trained systems beside each other, and which gates open"),
     "compress": Command("compress", "cut experts to a low rank: some megabytes in place of a hundred"),

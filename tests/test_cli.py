@@ -19,7 +19,7 @@ def test_unknown_and_missing_commands_are_refused(capsys):
     assert cli.main(["trian"]) == 2
     assert "'trian': is it train?" in capsys.readouterr().err
     assert cli.main(["xyzzy"]) == 2
-    assert "expected one of baseline, compare" in capsys.readouterr().err
+    assert "expected one of average, baseline" in capsys.readouterr().err
     assert cli.main(["help", "trian"]) == 2
     assert cli.main([]) == 2
     assert cli.main(["--version"]) == 0
