@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.distil-whisper-dev
 DOCS_STAMP := $(VENV)/.distil-whisper-docs
 
-.PHONY: setup demo transcribe check test fuzz kills bench docs
+.PHONY: setup demo transcribe check test slow fuzz kills bench docs
 
 setup: $(STAMP)
 
@@ -39,7 +39,11 @@ check: $(STAMP)
 
 # In two processes, tests of one file in one of them: many share a model that is slow to make.
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 "$(PYTHON)" -m pytest -m "not real" -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 "$(PYTHON)" -m pytest -m "not real and not slow" -n 2 --dist loadfile
+
+# Those that `make test` leaves out: whole programs, killed runs, several processes.
+slow: $(STAMP)
+	HF_HUB_OFFLINE=1 "$(PYTHON)" -m pytest -m "slow and not real" -n 2 --dist loadfile
 
 # Damaged expert files, and runs that are killed: minutes each, counted by kind.
 fuzz: $(STAMP)

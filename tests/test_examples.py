@@ -47,6 +47,7 @@ def test_transcribe(base, tmp_path):
         assert rest.partition(": ")[2].startswith(plain)
 
 
+@pytest.mark.slow
 def test_inference_benchmark(base):
     """Silent: a benchmark that no longer measures all it names."""
     printed = run("benchmarks/inference.py", "--base", base, "--repeats", 1, "--batches", 1)
@@ -73,6 +74,7 @@ def test_stock_trainer_benchmark(base, tmp_path):
     assert json.dumps("gates open, encoder")[1:-1] in printed
 
 
+@pytest.mark.slow
 def test_hub_benchmark(base):
     """Silent: the steps around the Hub no longer measured, or a transcript that changes offline."""
     printed = run("benchmarks/hub.py", "--base", base, "--audio", ROOT / "examples/audio/es.ogg", "--language", "es")

@@ -132,6 +132,7 @@ def test_a_plain_whisper_gets_its_expert_and_a_teacher_that_hears_otherwise(fold
     )
 
 
+@pytest.mark.slow
 def test_a_script_pushes_the_expert_alone(folder, tmp_path):
     """Silent: a base, pickles or a card of the script's pushed with every language."""
     with Hub(tmp_path / "hub") as hub:
@@ -147,6 +148,7 @@ def test_a_script_pushes_the_expert_alone(folder, tmp_path):
     assert config["base_model_name_or_path"] == "openai/tiny" and [*config["language_experts"]] == ["ca"]
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_gets_no_expert(folder):
     """Silent: an encoder that trains although it was frozen; SpecAugment's mask that no longer reaches the model."""
     options = {"model_name_or_path": folder / "whisper", "dataset_dir": folder / "catalan", "language": "ca"}
@@ -155,6 +157,7 @@ def test_a_frozen_encoder_gets_no_expert(folder):
     assert {key.split(".")[0] for key in load_file(folder / "frozen/expert.ca.safetensors")} == {"decoder"}
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_expert(folder):
     """Silent: processes that train experts of their own, or write over each other's."""
     options = {"model_name_or_path": folder / "whisper", "dataset_dir": folder / "catalan", "language": "ca"}

@@ -43,6 +43,7 @@ def said(words):
 """
 
 
+@pytest.mark.slow
 def test_no_token_is_written_or_said(tmp_path):
     """Silent: a token in a file that is pushed or shown, in the message of a push that failed, or in a log."""
     speech, secret = speech_folder(tmp_path / "speech", "ca"), WRITER.removeprefix("hf_")

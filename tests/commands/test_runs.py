@@ -207,6 +207,7 @@ def test_a_full_disk_leaves_what_was_there(bench, whole, tmp_path, monkeypatch, 
     }
 
 
+@pytest.mark.slow
 def test_runs_that_are_killed_end_as_the_unbroken_ones():
     """Silent: half a save that is taken for one, an expert that lacks the steps since, leftovers."""
     # In a process of its own, which may be forked: one that has trained may not.

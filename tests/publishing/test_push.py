@@ -128,6 +128,7 @@ def test_it_opens_by_its_name_in_a_fresh_process(hub, run, pushed, home):
     assert not hub.requests
 
 
+@pytest.mark.slow
 def test_it_opens_without_the_package_if_its_code_is_trusted(hub, run, pushed, home):
     """Silent: code in the repository that lacks a file, or that runs before anybody trusts it."""
     with Client(hub, home / "stranger", package=False) as stranger:
