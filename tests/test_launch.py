@@ -182,6 +182,7 @@ def test_the_scripts_help_has_our_flags(folder):
     [
         ({"distillation": "js"}, "Expected --teacher exactly where"),
         ({}, "Expected a language or a model with experts"),
+        ({"expert_interpolation": "auto"}, "Expected a number in --expert_interpolation"),
     ],
 )
 def test_a_script_is_told_what_is_missing(folder, options, said):

@@ -67,6 +67,11 @@ class ScriptArguments(ExpertArguments, DistilWhisperTrainingArguments):
                 f"with {self.teacher or 'no teacher'}."
             )
         super().__post_init__()
+        if self.interpolation is None:
+            raise ValueError(
+                "Expected a number in --expert_interpolation, got auto, which `distil-whisper train` alone can choose: a "
+                "script keeps its dev clips to itself."
+            )
         Script.arguments = self
 
 
