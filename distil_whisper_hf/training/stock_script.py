@@ -69,7 +69,7 @@ class ScriptArguments(ExpertArguments, DistilWhisperTrainingArguments):
         super().__post_init__()
         if self.interpolation is None:
             raise ValueError(
-                "Expected a number in --expert_interpolation, got auto, which `distil-whisper train` alone can choose: a "
+                "Expected a number in --expert_interpolation, got auto, which `distil-whisper train` alone chooses: a "
                 "script keeps its dev clips to itself."
             )
         Script.arguments = self
