@@ -84,7 +84,7 @@ def test_the_experts_are_compact_and_say_where_they_are_from(folder):
         rates = {row.system: row.value for row in results.rows if row.domain == "in" and row.metric == "WER"}
         assert rates["expert"] < rates["base"]
         english = [row for row in results.rows if row.language == "en" and row.metric == "WER"]
-        assert len({row.value for row in english}) == 1 and len(english) == 2
+        assert len({row.value for row in english}) == 1 and {row.system for row in english} >= {"base", "expert"}
 
 
 def expected() -> tuple[str, str]:
