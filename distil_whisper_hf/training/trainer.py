@@ -85,8 +85,10 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             for _, layer in model.expert_layers(name):
                 layer.language_experts[name].requires_grad_(False)
         for name in self.train_experts:
+            entry = model.config.language_experts[name]
             summary = {**args.summary(), "teacher": None if teacher is None else teacher.name}
-            model.config.language_experts[name]["training"] = summary
+            # An expert that goes on keeps what it was trained with before.
+            entry["training"] = {**summary, "before": entry["training"]} if entry.get("training") else summary
         super().__init__(model, args, processing_class=processing_class, **kwargs)
         self.add_callback(GateNoiseCallback(args.gate_noise))
         if args.skip_gate_probability is not None:

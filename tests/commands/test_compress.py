@@ -77,7 +77,8 @@ def test_what_was_cut_trains_on(base, trained, catalan, tmp_path):
     assert any(not torch.equal(tensors[key], start[key]) for key in start)
     model = open_model(base)
     model.load_expert("ca", tmp_path / "out")
-    assert model.config.language_experts["ca"]["training"]["steps"] == 2
+    training = model.config.language_experts["ca"]["training"]
+    assert training["steps"] == 2 and training["before"]["compressed"] == 3
 
 
 @pytest.mark.parametrize(
