@@ -1,17 +1,19 @@
 """Every example and benchmark runs, at tiny settings."""
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from models import save_whisper, with_experts
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_processor
 from transformers import WhisperForConditionalGeneration
+
+from distil_whisper_hf.evaluation.systems.interpolating import open_interpolated
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,7 +95,7 @@ def test_evaluate(base, tmp_path):
         "examples/evaluate.py", "--systems", base, "--data", ROOT / "examples/audio", "--output", output,
         "--max-new-tokens", 3, "--resamples", 100, "--cost-clips", 1, "--quiet",
     )  # fmt: skip
-    assert "3 scores of 3 clips" in printed
+    assert "4 scores of 4 clips" in printed
     report = (output / "report.md").read_text(encoding="utf-8")
     assert "## Size, memory and time" in report and "| base float32 | 3.6 M |" in report
     assert {path.name for path in output.iterdir()} == {
@@ -133,8 +135,33 @@ def test_gates_benchmark(tmp_path):
     assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["compression", "interpolation", "expert_sides"])
+def test_scores_of_variants(base, tmp_path, program):
+    """Silent: programs behind the tables of RESULTS.md that no longer run, or that score one variant for all."""
+    with_experts(base, "ca").save_expert("ca", tmp_path / "run")
+    rows = ["file_name,text,suspect", *(f"{index}.ogg,w{300 + index} w301,0" for index in range(6))]
+    for name in ("speech", "other"):
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            clip = soundfile.read(ROOT / "examples/audio/es.ogg", frames=16000 + 800 * index)
+            soundfile.write(tmp_path / name / f"{index}.ogg", *clip)
+        (tmp_path / name / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    options = {"base": base, "data": tmp_path / "speech", "test-data": tmp_path / "other", "language": "ca"}
+    options |= {"clips": 2, "precision": "float32", "max-new-tokens": 3}
+    own = {"compression": ["--ranks", "1"], "interpolation": ["--weights", "0.5"], "expert_sides": []}[program]
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    printed = run(f"benchmarks/{program}.py", tmp_path / "run", *words, *own)
+    scored = [line.split("|")[4].strip() for line in printed.splitlines() if line.startswith("| other ")]
+    assert scored == {
+        "compression": ["run", "run, rank 1"], "interpolation": ["run 0.5"],
+        "expert_sides": ["both sides", "encoder alone", "decoder alone"],
+    }[program]  # fmt: skip
+    assert program != "compression" or "run, rank 1: encoder.layers.0 " in printed
+
+
 @pytest.mark.parametrize("kind", ["expert", "full", "lora"])
-def test_interpolation_benchmark_opens_what_lies_between(base, tmp_path, kind):
+def test_what_lies_between_a_run_and_its_base(base, tmp_path, kind):
     """Silent: a run as it is, or the base, under the name of what lies between them."""
     torch.manual_seed(0)
     if kind == "expert":
@@ -144,9 +171,10 @@ def test_interpolation_benchmark_opens_what_lies_between(base, tmp_path, kind):
     else:
         config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
         get_peft_model(WhisperForConditionalGeneration.from_pretrained(base), config).save_pretrained(tmp_path)
-    opened = runpy.run_path(str(ROOT / "benchmarks/interpolation.py"))["opened"]
     plain = WhisperForConditionalGeneration.from_pretrained(base).state_dict()
-    start, middle, end = (opened(tmp_path, str(base), "ca", weight).state_dict() for weight in (0.0, 0.25, 1.0))
+    start, middle, end = (
+        open_interpolated(tmp_path, str(base), "ca", weight).state_dict() for weight in (0.0, 0.25, 1.0)
+    )
     moved = 0
     for key, tensor in middle.items():
         torch.testing.assert_close(tensor, 0.75 * start[key] + 0.25 * end[key], rtol=0, atol=1e-6, msg=key)

@@ -22,7 +22,7 @@ from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.expert_verbs import is_expert_key
 from distil_whisper_hf.tokenization_distil_whisper import DistilWhisperTokenizer
 from distil_whisper_hf.training.features import encoder_frames, sounding_frames
-from distil_whisper_hf.training.stock_script import TeachersFeatureExtractor
+from distil_whisper_hf.training.stock_script import ScriptArguments, TeachersFeatureExtractor
 
 HERE = Path(__file__).parent
 TEXTS = ["<|ca|> w300 w301", "<|gl|> w302 w303 w304", "<|en|> w305", "<|ca|> w306 w307", "<|gl|> w308", "<|ca|> w309"]
@@ -181,14 +181,21 @@ def test_the_scripts_help_has_our_flags(folder):
     ("options", "said"),
     [
         ({"distillation": "js"}, "Expected --teacher exactly where"),
-        ({}, "Expected a language or a model with experts"),
+        ({"teacher": "base", "distillation": "none"}, "Expected --teacher exactly where"),
         ({"expert_interpolation": "auto"}, "Expected a number in --expert_interpolation"),
     ],
 )
-def test_a_script_is_told_what_is_missing(folder, options, said):
-    options = {"model_name_or_path": folder / "whisper", "dataset_dir": folder / "catalan", **options}
+def test_a_script_is_told_what_is_missing(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        ScriptArguments(output_dir=str(tmp_path), use_cpu=True, **options)
+
+
+@pytest.mark.slow
+def test_a_script_is_told_that_nothing_can_train(folder):
+    """Silent: a plain Whisper that goes through a script unchanged."""
+    options = {"model_name_or_path": folder / "whisper", "dataset_dir": folder / "catalan"}
     arguments = ["-m", "distil_whisper_hf.launch", *script_arguments(folder, "none", **options)]
-    assert said in run(arguments, folder, package=True, status=1).stderr
+    assert "Expected a language or a model with experts" in run(arguments, folder, package=True, status=1).stderr
 
 
 def test_features_of_student_and_teacher_travel_in_one_array(tmp_path):
@@ -218,13 +225,14 @@ def test_the_length_of_a_clip_is_seen_in_its_features():
     assert found[2] == 1
 
 
+@pytest.mark.slow
 def test_remote_code_trains_without_the_package(folder):
     """Silent: a script's process without the package that cannot read languages from texts."""
     code = f"""
 from distil_whisper_hf import DistilWhisperConfig, DistilWhisperForConditionalGeneration
 from distil_whisper_hf.tokenization_distil_whisper import DistilWhisperTokenizer
 from distil_whisper_hf.training.features import encoder_frames, sounding_frames
-from distil_whisper_hf.training.stock_script import TeachersFeatureExtractor
+from distil_whisper_hf.training.stock_script import ScriptArguments, TeachersFeatureExtractor
 DistilWhisperConfig.register_for_auto_class()
 DistilWhisperForConditionalGeneration.register_for_auto_class("AutoModelForSpeechSeq2Seq")
 DistilWhisperTokenizer.register_for_auto_class("AutoTokenizer")

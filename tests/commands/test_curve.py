@@ -59,6 +59,7 @@ def curve(recipe, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_a_curve_has_every_point_page_and_figure(curve, recipe, capsys):
     """Silent: points that are missing or counted twice; a method's failure that takes the others with it."""
     points = [json.loads(line) for line in (curve / "points.jsonl").read_text().splitlines()]
@@ -80,6 +81,7 @@ def test_a_curve_has_every_point_page_and_figure(curve, recipe, capsys):
     assert "rank" in log
 
 
+@pytest.mark.slow
 def test_a_curve_goes_on_with_what_it_lacks(curve, recipe, capsys):
     """Silent: runs that are repeated, points of another recipe that are taken for this one's."""
     path = str(recipe("first.json"))

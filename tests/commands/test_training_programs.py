@@ -170,6 +170,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_killed_while_saving_it_resumes_to_the_same_expert(base, catalan, tmp_path):
     """Silent: a half-written checkpoint taken for whole, or a resumed run that ends elsewhere."""
     words = ["train", "--model", str(base), "--distillation", "none", "--data", str(catalan), "--where", "suspect=0",
@@ -194,6 +195,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(base, catalan, tmp_path):
     """Silent: gradients of several processes averaged over the wrong number of tokens, or a deadlock in a log."""
     script = tmp_path / "program.py"

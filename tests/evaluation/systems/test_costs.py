@@ -40,6 +40,7 @@ def test_peak_is_of_what_follows_the_reset():
     assert resident_peak() > after + 100_000_000
 
 
+@pytest.mark.slow
 def test_costs_are_relative_to_the_unquantised_system(base):
     """Prevents times of different runs, or of different clips, from being divided by each other."""
     specs = [SystemSpec(str(base)), SystemSpec(str(base), "bfloat16"), SystemSpec(str(base), label="other")]
