@@ -125,7 +125,8 @@ def _points(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
     )
     settings = GenerationSettings(max_new_tokens=run.max_new_tokens, batch_size=run.batch_size)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    device = torch.device("cpu") if device is None or run.flags.get("use_cpu") else device
+    on_cpu = str(run.flags.get("use_cpu", False)).lower() in ("true", "1")
+    device = torch.device("cpu") if device is None or on_cpu else device
     dtype = computing_dtype(getattr(torch, run.precision), device)
     for weight in (0.0,) if run.method == START else run.weights:
         model: PreTrainedModel
