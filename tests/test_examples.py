@@ -135,6 +135,12 @@ def test_gates_benchmark(tmp_path):
     assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_loading_benchmark(base):
+    """Silent: a figure for one kind of expert alone."""
+    printed = run("benchmarks/loading.py", "--base", base, "--rank", 2, "--repeats", 2)
+    assert [line.partition(",")[0] for line in printed.splitlines()] == ["full", "compact"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["compression", "interpolation", "expert_sides"])
 def test_scores_of_variants(base, tmp_path, program):

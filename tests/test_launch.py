@@ -162,7 +162,7 @@ def test_two_processes_train_one_expert(folder):
     """Silent: processes that train experts of their own, or write over each other's."""
     options = {"model_name_or_path": folder / "whisper", "dataset_dir": folder / "catalan", "language": "ca"}
     options |= {"max_steps": 2, "expert_rank": 2, "do_eval": False}
-    launched = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29612"]
+    launched = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     arguments = script_arguments(folder, "two", **options)
     run([*launched, "-m", "distil_whisper_hf.launch", *arguments], folder, package=True)
     tensors = load_file(folder / "two/expert.ca.safetensors")

@@ -162,7 +162,7 @@ class CurveRecipe:
             steps=steps,
             seed=seed,
             weights=tuple(self.weights),
-            other_sets=tuple(Path(source).name for source in pair.other_data),
+            others=len(pair.other_data),
             limit=self.limit,
             precision=self.precision,
             max_new_tokens=self.max_new_tokens,

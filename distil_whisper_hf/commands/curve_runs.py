@@ -45,7 +45,7 @@ class Run:
         data: fields of `DataArguments`: what is trained and tested on.
         learning_rate, steps, seed: 0 for the start.
         weights: shares of what was trained that are scored.
-        other_sets: names of test sets that are of other languages.
+        others: how many of the last sources of `test_data` are of other languages.
         limit: most clips of each test set.
         precision: that is tested in.
         max_new_tokens, batch_size: of testing.
@@ -62,7 +62,7 @@ class Run:
     steps: int
     seed: int
     weights: tuple[float, ...]
-    other_sets: tuple[str, ...]
+    others: int
     limit: int | None
     precision: str
     max_new_tokens: int
@@ -77,7 +77,8 @@ class Run:
     def command(self, folder: Path) -> list[str]:
         """Words after `distil-whisper` that train it."""
         given = {
-            **{key: value for key, value in self.data.items() if not key.startswith("test_")},
+            # What is tested, too: it is taken out of training, and the parts are divided alike.
+            **self.data,
             **self.flags,
             "model": self.model,
             "learning_rate": self.learning_rate,
@@ -149,11 +150,12 @@ def _points(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
 def _scored(system: System, corpus: Corpus, settings: GenerationSettings, run: Run) -> dict[str, Any]:
     """By set: domain, counts of every clip, and transcripts where it is of another language."""
     _, texts = score_system(system, corpus.test_sets, settings)
+    others = corpus.out_of_domain[len(corpus.out_of_domain) - run.others :]
     sets = {}
     for name, hypotheses in texts.items():
         clips = corpus.test_sets[name]
         scores = score(clips, hypotheses, system=system.name)
-        domain = "other" if name in run.other_sets else "out" if name in corpus.out_of_domain else "in"
+        domain = "other" if name in others else "out" if name in corpus.out_of_domain else "in"
         sets[name] = {
             "domain": domain,
             "clips": [clip.id for clip in clips],
@@ -168,8 +170,7 @@ def _scored(system: System, corpus: Corpus, settings: GenerationSettings, run: R
 def main(arguments: list[str]) -> int:
     """Carry out the run that stands in a JSON file, into a folder: `python -m ….curve_runs RUN.json OUTPUT [keep]`."""
     given = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    given |= {name: tuple(given[name]) for name in ("weights", "other_sets")}
-    carry_out(Run(**given), Path(arguments[1]), keep="keep" in arguments[2:])
+    carry_out(Run(**{**given, "weights": tuple(given["weights"])}), Path(arguments[1]), keep="keep" in arguments[2:])
     return 0
 
 

@@ -84,6 +84,8 @@ def open_teacher(
 ) -> Teacher | CachedTeacher | BaseTeacher | None:
     """The teacher that the arguments name, for this student; None for none."""
     if expert.teacher is None:
+        if expert.teacher_cache is not None:
+            raise ValueError("Expected --teacher with --teacher_cache, whose windows are known by their teacher.")
         return None
     if expert.teacher == "base":
         if expert.teacher_cache is not None:

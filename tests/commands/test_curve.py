@@ -55,7 +55,7 @@ def curve(recipe, tmp_path_factory):
     wrong = {"name": "wrong", "kind": "expert", "learning_rate": 1e-3, "flags": {"expert_rank": 0}}
     methods = [*json.loads(recipe("first.json").read_text())["methods"], wrong]
     path = recipe("wrong.json", methods=methods)
-    assert main(["curve", str(path), "--output_dir", str(output), "--jobs", "2"]) == 1
+    assert main(["curve", str(path), "--output_dir", str(output), "--jobs", "2", "--keep_runs"]) == 1
     return output
 
 
@@ -76,7 +76,12 @@ def test_a_curve_has_every_point_page_and_figure(curve, recipe, capsys):
     page = (curve / "curve.md").read_text()
     assert "## ca" in page and "| compact |" in page.replace("  ", " ")
     assert matplotlib.image.imread(curve / "curve.png").std() > 0.01
-    assert not any((curve / "runs").iterdir())
+    trained = [json.loads(path.read_text()) for path in (curve / "runs").glob("*/splits.json")]
+    assert len(trained) >= 2
+    for splits in trained:
+        for one in start["sets"].values():
+            assert not set(splits["train"] + splits["dev"]) & set(one["clips"])
+        assert set(splits["test"]) == set(start["sets"]["catalan"]["clips"])
     (log,) = [path.read_text() for path in (curve / "logs").glob("ca-wrong*")]
     assert "rank" in log
 

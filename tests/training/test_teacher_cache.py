@@ -11,6 +11,7 @@ from tiny import tiny_processor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.cli import main
+from distil_whisper_hf.training.expert_arguments import ExpertArguments, open_teacher
 from distil_whisper_hf.training.losses import distillation
 from distil_whisper_hf.training.teacher import Teacher
 from distil_whisper_hf.training.teacher_cache import CachedTeacher, TeacherCache
@@ -227,6 +228,12 @@ def test_training_on_what_a_teacher_said_is_training_with_it(speech, tmp_path, c
     assert all(torch.allclose(live[key], kept[key], atol=1e-4) for key in live)
     training = json.loads((tmp_path / "kept/config.json").read_text())["language_experts"]["ca"]["training"]
     assert training["teacher"] == "teacher"
+
+
+def test_a_cache_without_a_teacher_is_refused():
+    """Silent: a folder that somebody named and that nothing reads."""
+    with pytest.raises(ValueError, match="--teacher with --teacher_cache"):
+        open_teacher(ExpertArguments(teacher_cache="cache"), None, None)
 
 
 @pytest.mark.parametrize(

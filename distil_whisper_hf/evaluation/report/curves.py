@@ -66,7 +66,7 @@ def draw_curves(points: Sequence[Point], path: Path) -> None:
             if not len(rates):
                 continue
             panel.plot(*rates.T, marker, color=colour, alpha=0.45, markersize=5, linestyle="none")
-            reached = rates if start is None else np.concatenate([rates, [_rates(start)]])
+            reached = _reached(start, settings[name])
             line = reached[front(reached)]
             panel.plot(*line.T, color=colour, marker=marker, markersize=6, linewidth=1.6, label=name)
         if start is not None:
@@ -118,6 +118,12 @@ def _mean_rates(settings: Mapping[Any, Sequence[Point]]) -> np.ndarray:
     return np.array([np.mean([_rates(point) for point in group], axis=0) for group in settings.values()])
 
 
+def _reached(start: Point | None, settings: Mapping[Any, Sequence[Point]]) -> np.ndarray:
+    """As `_mean_rates`, with the start behind them."""
+    rates = _mean_rates(settings)
+    return rates if start is None else np.concatenate([rates, [_rates(start)]])
+
+
 def _changed(point: Point, start: Point | None) -> float:
     """Words of other languages that differ from the start's, in % of its words; nan without such sets."""
     if start is None:
@@ -145,14 +151,14 @@ def _rates_table(start: Point | None, settings: Settings) -> str:
     )
     lines = []
     if start is not None:
-        lines.append([START, "", "", "", *_cells([start]), ""])
+        lines.append([START, "", "", "", *_cells([start]), "", ""])
     for name, found in settings.items():
-        chosen = set(front(_mean_rates(found)).tolist())
+        chosen = set(front(_reached(start, found)).tolist())
         for index, ((rate, steps, weight), group) in enumerate(found.items()):
             changed = mean(_changed(point, start) for point in group)
             mark = "x" if index in chosen else ""
             shown = "" if math.isnan(changed) else f"{changed:.1f}"
-            lines.append([name, f"{rate:g}", str(steps), f"{weight:g}", *_cells(group)[:-1], shown, mark])
+            lines.append([name, f"{rate:g}", str(steps), f"{weight:g}", *_cells(group), shown, mark])
     return table(header, lines)
 
 
@@ -163,11 +169,11 @@ def _cells(group: Sequence[Point]) -> list[str]:
         spread = [_rate(point, domain) for point in group]
         over = f" ({min(spread):.1f} to {max(spread):.1f})" if len(group) > 1 and domain != "other" else ""
         cells.append("" if math.isnan(limited) else f"{limited:.1f}{over} [{whole:.1f}]")
-    return [*cells, ""]
+    return cells
 
 
 def _levels_table(start: Point, settings: Settings, reference: str, resamples: int) -> str:
-    rates = {name: np.concatenate([_mean_rates(found), [_rates(start)]]) for name, found in settings.items()}
+    rates = {name: _reached(start, found) for name, found in settings.items()}
     levels = shared_levels(rates, _rates(start))
     if not levels:
         return "No method gains in domain: there is nothing to compare at."

@@ -94,13 +94,14 @@ def outside_at(points: Floats, level: float) -> float:
 def shared_levels(methods: Mapping[str, Floats], start: Sequence[float], number: int = 3) -> list[float]:
     """Error rates in domain that every method reaches, evenly between the best that all reach and the start's.
 
+    Not these two themselves: at the best, half of the resampled fronts would end before.
+
     Args:
         methods: name -> points `(points, 2)`.
         start: the point that all began from.
     """
     best = max(points[:, 0].min() for points in methods.values())
-    steps = np.linspace(best, start[0], number + 2)[:-1] if best < start[0] else np.array([])
-    return [float(step) for step in steps[:number]]
+    return np.linspace(best, start[0], number + 2)[1:-1].tolist() if best < start[0] else []
 
 
 def differences(
@@ -115,7 +116,7 @@ def differences(
     """A method against a reference at each level: on means over seeds, with an interval over clips.
 
     The front is drawn anew in each resample, so that the choice of the best settings is in the interval. Clips are the
-    same for all points, and are drawn together.
+    same for all points, and are drawn together. Resamples in which a front does not reach the level are left out.
 
     Args:
         method, reference: their candidates; both fronts begin at `start`.

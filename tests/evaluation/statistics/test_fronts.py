@@ -44,7 +44,7 @@ def test_between_neighbours_a_front_is_a_line():
 def test_levels_are_those_that_all_reach():
     """Silent: methods compared where one of them has no point."""
     methods = {"a": np.array([[30.0, 50.0], [60.0, 40.0]]), "b": np.array([[45.0, 42.0], [60.0, 40.0]])}
-    assert shared_levels(methods, (60.0, 40.0)) == pytest.approx([45.0, 48.75, 52.5])
+    assert shared_levels(methods, (60.0, 40.0)) == pytest.approx([48.75, 52.5, 56.25])
     assert shared_levels(methods, (40.0, 40.0)) == []
 
 
