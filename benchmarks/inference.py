@@ -89,8 +89,9 @@ def open_variants(base: str, inputs: torch.Tensor, wanted: tuple[str, ...]) -> d
 
 
 def switch(variant: str, model: torch.nn.Module) -> torch.nn.Module:
-    if variant in ("gather", "dense"):
-        model.config.expert_routing = variant
+    if isinstance(model, DistilWhisperForConditionalGeneration):
+        # "dense" computes full experts for rows of compact ones too, where the model has both.
+        model.config.expert_routing = variant if variant in ("gather", "dense") else "auto"
     return model
 
 

@@ -83,7 +83,7 @@ def _train(
         record = run_record(
             models={"base": model},
             clips={"training clips": clips, "dev clips": dev},
-            arguments={**asdict(baseline), "join_seconds": run.join_seconds, "join_copies": run.join_copies},
+            arguments={**asdict(baseline), **run.windows},
             training=training,
         )
         if baseline.method == "lora":

@@ -24,7 +24,8 @@ def preview(clips: Iterable[Clip | Rejection], tokenizer: WhisperTokenizer, labe
         length = "length unknown" if clip.seconds is None else f"{clip.seconds:.2f} s"
         name = str(clip.audio) if isinstance(clip.audio, JoinedAudio) else clip.id
         lines.append(f"  {name} ({length}, expert {clip.expert_name})")
-        lines.append(f"    {tokenizer.decode(ids)}")
+        # With times, which decoders leave out otherwise.
+        lines.append(f"    {tokenizer.decode([*clip.previous, *ids], decode_with_timestamps=True)}")
     return "\n".join(lines)
 
 

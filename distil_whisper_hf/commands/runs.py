@@ -19,7 +19,7 @@ from ..data.arguments import DataArguments
 from ..data.atomic_files import write_json
 from ..data.clips import Clip
 from ..data.corpus import Corpus, read_corpus
-from ..data.joining import join_clips
+from ..data.joining import WindowStyle, join_clips
 from ..data.labels import LabelBuilder
 from ..data.rejections import notices
 from ..data.screening import REJECTIONS_FILE, TooManyRejected
@@ -61,6 +61,20 @@ class RunArguments:
         },
     )
     join_copies: int = field(default=1, metadata={"help": "How often the clips are joined anew; each is an epoch."})
+    timestamp_probability: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of joined windows that say when their clips begin and end, so that long audio, which is "
+            "transcribed with timestamps, keeps working (0.5 is a good value)."
+        },
+    )
+    prompt_probability: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of joined windows with the text of the speaker's window before as a prompt, as long audio "
+            "has it with condition_on_prev_tokens."
+        },
+    )
     feature_cache: str | None = field(default=None, metadata={"help": "Folder to keep log-mel features in."})
     test: str = field(
         default="both",
@@ -104,8 +118,26 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name} must be at least {least}, got {value}.")
+        if self.window_style != WindowStyle() and self.join_seconds == 0:
+            raise ValueError(
+                "Expected joined clips with --timestamp_probability and --prompt_probability, got them one by one: add "
+                "--join_seconds 28."
+            )
         if self.resume and self.overwrite:
             raise ValueError("Expected --resume, which goes on with a run, or --overwrite, which removes it, got both.")
+
+    @property
+    def window_style(self) -> WindowStyle:
+        """How joined windows are written."""
+        return WindowStyle(self.timestamp_probability, self.prompt_probability)
+
+    @property
+    def windows(self) -> dict[str, float]:
+        """What decides the windows, as a run's record keeps it."""
+        style = asdict(self.window_style)
+        joined = {"join_seconds": self.join_seconds, "join_copies": self.join_copies}
+        # Records of before there was a choice have none of it.
+        return joined if self.window_style == WindowStyle() else {**joined, **style}
 
 
 def command_line(program: str, arguments: Sequence[str] | None) -> str:
@@ -125,7 +157,14 @@ def training_rows(
 ) -> SpeechDataset:
     """The training set, its clips joined if that is wanted."""
     if run.join_seconds > 0:
-        clips = join_clips(clips, labels=labels, max_seconds=run.join_seconds, copies=run.join_copies, seed=seed)
+        clips = join_clips(
+            clips,
+            labels=labels,
+            max_seconds=run.join_seconds,
+            copies=run.join_copies,
+            seed=seed,
+            style=run.window_style,
+        )
     cache = None if run.feature_cache is None else FeatureCache(run.feature_cache)
     make_row = RowMaker(processor.feature_extractor, teacher_extractor=teacher_extractor, cache=cache)
     return SpeechDataset(clips, make_row)

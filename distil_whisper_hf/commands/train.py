@@ -146,7 +146,7 @@ def _record(
     teacher = trainer.teacher.teacher if isinstance(trainer.teacher, CachedTeacher) else trainer.teacher
     if isinstance(teacher, Teacher):
         models["teacher"] = teacher.model
-    arguments = {**asdict(expert), "join_seconds": run.join_seconds, "join_copies": run.join_copies}
+    arguments = {**asdict(expert), **run.windows}
     if expert.teacher not in (None, "base"):
         # Known by its weights, wherever it lies.
         arguments["teacher"] = "a Whisper"

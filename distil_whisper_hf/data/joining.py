@@ -3,6 +3,10 @@
 Whisper computes 30 s whatever the clip lasts, so a data set of clips of 4 s spends most of a step on silence. With
 joined clips the same step hears several times as many words. Lengths of joined clips are drawn evenly up to the limit,
 so that single short clips stay among them and the model does not forget how those end.
+
+Long audio is transcribed window by window with timestamps and, if wanted, with the text of the window before. A model
+that is trained on neither forgets them, so a share of the windows may have the times at which their clips begin and
+end, and a share the text of another window of the speaker before them.
 """
 
 from __future__ import annotations
@@ -10,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from .audio import AudioSegment, JoinedAudio, StoredAudio
@@ -32,10 +36,43 @@ if TYPE_CHECKING:
 GAP_SECONDS = 0.4
 # Whisper's decoder has 448 positions, and the start token takes one.
 MAX_TOKENS = 447
+# Of earlier text, without `<|startofprev|>`: as many as Whisper's own long transcription gives.
+MAX_PREVIOUS_TOKENS = 223
+
+
+@dataclass(frozen=True)
+class WindowStyle:
+    """How joined clips are written as labels.
+
+    Attributes:
+        timestamps: probability that a window has times.
+        previous: probability that a window has the text of the speaker's window before it as a prompt.
+
+    Raises:
+        ValueError: a probability that is not from 0 to 1.
+    """
+
+    timestamps: float = 0.0
+    previous: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("timestamps", self.timestamps), ("previous text", self.previous)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"Expected a probability of {name} from 0 to 1, got {value:g}.")
+
+
+# Without times and without earlier text.
+PLAIN = WindowStyle()
 
 
 def join_clips(
-    clips: Sequence[Clip], *, labels: LabelBuilder, max_seconds: float = 28.0, copies: int = 1, seed: int = 0
+    clips: Sequence[Clip],
+    *,
+    labels: LabelBuilder,
+    max_seconds: float = 28.0,
+    copies: int = 1,
+    seed: int = 0,
+    style: WindowStyle = PLAIN,
 ) -> list[Clip]:
     """Clips of the same language, expert and speaker joined; every clip is used `copies` times, none is cut.
 
@@ -45,6 +82,7 @@ def join_clips(
         max_seconds: most that a joined clip may last, in s, up to Whisper's 30.
         copies: how often the whole set is joined anew, each time in another order.
         seed: the same clips and seed give the same joined clips on every machine.
+        style: which windows have times and earlier text; it does not change which clips are joined.
 
     Returns:
         Joined clips, shuffled; a clip that is longer than `max_seconds` stays alone. Their digests are made of those of
@@ -61,18 +99,18 @@ def join_clips(
             raise ValueError(f"Clip {clip.id} has no length: screen the clips before they are joined.")
         groups[clip.language, clip.expert, clip.speaker].append(cast("_Screened", clip))
     joined: list[Clip] = []
-    generator = random.Random(seed)
+    # Two, so that the style does not change what is joined.
+    generator, style_generator = random.Random(seed), random.Random(f"style {seed}")
     for _ in range(copies):
         for group in groups.values():
-            joined += _join_group(group, labels, max_seconds, generator)
+            windows = _windows(group, max_seconds, generator)
+            joined += _written(windows, labels, style, style_generator)
     generator.shuffle(joined)
     return joined
 
 
-def _join_group(
-    clips: list[_Screened], labels: LabelBuilder, max_seconds: float, generator: random.Random
-) -> list[Clip]:
-    joined: list[Clip] = []
+def _windows(clips: list[_Screened], max_seconds: float, generator: random.Random) -> Iterator[list[_Screened]]:
+    """What is heard in one window, window by window."""
     parts: list[_Screened] = []
     seconds, tokens, limit = 0.0, 0, generator.uniform(0.0, max_seconds)
     for clip in generator.sample(clips, len(clips)):
@@ -80,12 +118,38 @@ def _join_group(
         own_tokens = len(clip.labels)
         longer = seconds + GAP_SECONDS + clip.seconds
         if parts and (longer > limit or tokens + own_tokens > MAX_TOKENS):
-            joined.append(_joined(parts, labels))
+            yield parts
             parts, seconds, tokens, limit = [], 0.0, 0, generator.uniform(0.0, max_seconds)
             longer = clip.seconds
         parts.append(clip)
         seconds, tokens = longer if len(parts) > 1 else clip.seconds, tokens + own_tokens
-    return [*joined, _joined(parts, labels)]
+    yield parts
+
+
+def _written(
+    windows: Iterable[list[_Screened]], labels: LabelBuilder, style: WindowStyle, generator: random.Random
+) -> Iterator[Clip]:
+    """Windows of one speaker, in order, with their labels and what was said before."""
+    before = ""
+    for parts in windows:
+        clip, language = _joined(parts, labels), parts[0].language
+        if generator.random() < style.timestamps:
+            clip = replace(clip, labels=tuple(labels.timed(_segments(parts), language=language)))
+        if before and generator.random() < style.previous:
+            most = min(MAX_PREVIOUS_TOKENS, MAX_TOKENS - len(clip.labels or ()))
+            if most > 0:
+                clip = replace(clip, previous=tuple(labels.previous(before, language=language, most=most)))
+        before = clip.text
+        yield clip
+
+
+def _segments(parts: list[_Screened]) -> list[tuple[str, float, float]]:
+    """Texts of clips with the times, in s, at which they begin and end in their window."""
+    segments, begin = [], 0.0
+    for part in parts:
+        segments.append((part.text, begin, begin + part.seconds))
+        begin += part.seconds + GAP_SECONDS
+    return segments
 
 
 def _joined(parts: list[_Screened], labels: LabelBuilder) -> Clip:

@@ -1,12 +1,15 @@
 """Transcripts as token ids, with the prompt of their language.
 
 A row of labels is `<|lang|> <|transcribe|> <|notimestamps|> text <|endoftext|>`: what the decoder is to say after
-`<|startoftranscript|>`, which Whisper puts in front when it shifts the labels to the right.
+`<|startoftranscript|>`, which Whisper puts in front when it shifts the labels to the right. With times it is
+`<|lang|> <|transcribe|> <|0.00|> text <|1.92|> <|2.32|> text <|4.00|> <|endoftext|>`, and earlier text may stand before
+the start token: `<|startofprev|> text`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from tokenizers import Tokenizer
@@ -17,6 +20,8 @@ from ..languages import NO_LEADING_SPACE_LANGUAGES, WHISPER_LANGUAGES, language_
 END_OF_TEXT = "<|endoftext|>"
 # An English-only vocabulary has one text token fewer than a multilingual one, so its ids are others.
 ENGLISH_ONLY_TEXT_TOKENS = 50256
+# Of timestamp tokens, in s: from 0.00 to 30.00.
+TIMESTAMP_STEP = 0.02
 
 Task = Literal["transcribe", "translate"]
 LeadingSpace = Literal["as_whisper", "never"]
@@ -35,6 +40,9 @@ class LabelBuilder:
             itself does. "never" is what most fine-tuning scripts do, and the original DistilWhisper: the first word is
             then a token that the model does not expect, so that training first unlearns how Whisper begins.
 
+    Attributes:
+        start: id of `<|startoftranscript|>`.
+
     Raises:
         ValueError: an unknown choice, or a tokenizer that is not a multilingual Whisper's.
     """
@@ -48,6 +56,7 @@ class LabelBuilder:
             known = ", ".join(get_args(LeadingSpace))
             raise ValueError(f"leading_space must be one of {known}, got {leading_space!r}.")
         self._ids = tokenizer.get_vocab()
+        self.start = self._id("<|startoftranscript|>")
         self._task = [self._id(f"<|{task}|>"), self._id("<|notimestamps|>")]
         self._end = self._id(END_OF_TEXT)
         if self._end == ENGLISH_ONLY_TEXT_TOKENS:
@@ -69,10 +78,36 @@ class LabelBuilder:
         Raises:
             ValueError: the tokenizer has no token for the language.
         """
-        language = self._code(language)
-        if self._unspaced is not None and language not in self._unspaced:
+        return [*self.prompt(language), *self._ids_of(text, language), self._end]
+
+    def timed(self, segments: Sequence[tuple[str, float, float]], *, language: str) -> list[int]:
+        """Labels of one window that say when each of its segments begins and ends.
+
+        Args:
+            segments: texts with their begin and end in s from the window's own begin, in order.
+            language: as above.
+
+        Raises:
+            ValueError: the tokenizer has no token for the language.
+        """
+        ids = self.prompt(language)[:-1]
+        for text, begin, end in segments:
+            ids += [self._time(begin), *self._ids_of(text, language), self._time(end)]
+        return [*ids, self._end]
+
+    def previous(self, text: str, *, language: str, most: int) -> list[int]:
+        """`<|startofprev|> text`: what was said before a window, the last `most` tokens of it."""
+        ids = self._ids_of(text, language)
+        return [self._id("<|startofprev|>"), *ids[len(ids) - min(most, len(ids)) :]]
+
+    def _ids_of(self, text: str, language: str) -> list[int]:
+        if self._unspaced is not None and self._code(language) not in self._unspaced:
             text = f" {text}"
-        return [*self.prompt(language), *self._text.encode(text, add_special_tokens=False).ids, self._end]
+        return self._text.encode(text, add_special_tokens=False).ids
+
+    def _time(self, seconds: float) -> int:
+        # By place: tokenizers of 2022 do not name these tokens.
+        return self._task[-1] + 1 + round(seconds / TIMESTAMP_STEP)
 
     def without_language(self, text: str) -> list[int]:
         """Labels of a clip in no language that Whisper has a token for: task, text and end."""

@@ -35,7 +35,9 @@ class SpeechCollator:
         Returns:
             input_features: float32 `(batch, mel bins, 3000)`; teacher_input_features likewise, if the rows have them.
             labels: int64 `(batch, tokens)`, the start token left out because Whisper's shift to the right puts it in
-                front; -100 after the end.
+                front; -100 after the end, and where earlier text stands.
+            decoder_input_ids: int64 `(batch, tokens)`, what the decoder is given: earlier text, the start token and
+                the labels; -100 after the end. Left out when no row has earlier text: the shifted labels then.
             num_frames: int64 `(batch,)`, encoder frames before the padding (see `losses.mask_from_lengths`).
             expert: names, None for a row routed by its language token; left out when no row has one.
             windows: digests of the audio; left out when no row has one.
@@ -44,9 +46,14 @@ class SpeechCollator:
             name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in _FEATURES if name in rows[0]
         }
         labels = [self._labels(row) for row in rows]
-        batch["labels"] = torch.full((len(rows), max(map(len, labels))), IGNORED, dtype=torch.int64)
-        for row, ids in zip(batch["labels"], labels, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
+        previous = [row.get("previous", ()) for row in rows]
+        batch["labels"] = _stacked(
+            [[IGNORED] * len(before) + [*ids] for before, ids in zip(previous, labels, strict=True)]
+        )
+        if any(previous):
+            batch["decoder_input_ids"] = _stacked(
+                [[*before, self.labels.start, *ids[:-1]] for before, ids in zip(previous, labels, strict=True)]
+            )
         batch["num_frames"] = torch.tensor([row["num_frames"] for row in rows], dtype=torch.int64)
         experts = [row.get("expert") for row in rows]
         if any(experts):
@@ -60,13 +67,21 @@ class SpeechCollator:
         return row["labels"] if "labels" in row else self.labels(row["text"], language=row["language"])
 
 
+def _stacked(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of ids as `(rows, longest)`, -100 after the end."""
+    stacked = torch.full((len(rows), max(map(len, rows))), IGNORED, dtype=torch.int64)
+    for row, ids in zip(stacked, rows, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    return stacked
+
+
 @dataclass(frozen=True)
 class SpeechBatch:
     """A collated batch with what the losses ask about its rows.
 
     Attributes:
         labels: `(batch, tokens)`, -100 where there is no target.
-        prompt: `(batch, tokens)`, the labels shifted to the right: what the decoder is given.
+        prompt: `(batch, tokens)`, what the decoder is given: earlier text, if any, and the labels shifted to the right.
         model_inputs: everything else that the model itself takes: `input_features` `(batch, mel bins, frames)`.
         num_frames: `(batch,)`, encoder frames before the padding.
         teacher_input_features: as the teacher hears them, where it hears otherwise.

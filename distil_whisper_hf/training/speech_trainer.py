@@ -30,7 +30,7 @@ from ..data.labels import LabelBuilder
 from .arguments import SpeechTrainingArguments, without_secrets
 from .collator import SpeechBatch, SpeechCollator
 from .datasets import SpeechDataset
-from .losses import cross_entropy
+from .losses import IGNORED, cross_entropy
 from .resuming import CheckpointError, DamagedCheckpointError, check_checkpoint, last_checkpoint, rotate, seal
 
 _BY_LENGTH = ("group_by_length", "batch_rebalance")
@@ -210,11 +210,14 @@ class SpeechTrainer(Seq2SeqTrainer):
     def _batch(self, inputs: Mapping[str, Any]) -> SpeechBatch:
         """What the collator made, with the prompt of each row."""
         rest = dict(inputs)
-        labels = rest.pop("labels")
+        labels, prompt = rest.pop("labels"), rest.pop("decoder_input_ids", None)
         config = self._whisper().config
+        padding = cast(int, config.pad_token_id)
+        if prompt is None:
+            prompt = shift_tokens_right(labels, padding, config.decoder_start_token_id)
         return SpeechBatch(
             labels=labels,
-            prompt=shift_tokens_right(labels, cast(int, config.pad_token_id), config.decoder_start_token_id),
+            prompt=prompt.masked_fill(prompt == IGNORED, padding),
             num_frames=rest.pop("num_frames", None),
             teacher_input_features=rest.pop("teacher_input_features", None),
             expert_names=rest.pop("expert", ()),

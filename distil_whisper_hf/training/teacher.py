@@ -114,19 +114,23 @@ class Teacher:
         return cls(model, processor, student=student, student_processor=student_processor)
 
     @torch.no_grad()
-    def __call__(self, input_features: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, input_features: Tensor, labels: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Logits for every label position.
 
         Args:
             input_features: `(batch, mel bins, frames)` as this teacher hears them.
             labels: `(batch, tokens)` ids of the student, -100 where there is no target.
+            prompt: `(batch, tokens)` ids of the student that the decoder is given; None: the labels shifted to the
+                right.
 
         Returns:
             `(batch, tokens, student vocabulary)` in the teacher's precision.
         """
-        config = self.model.config
-        labels = self.vocabulary.to(labels.device).teacher_ids(labels)
-        prompt = shift_tokens_right(labels, cast(int, config.pad_token_id), config.decoder_start_token_id)
+        vocabulary = self.vocabulary.to(labels.device)
+        if prompt is None:
+            prompt = _shifted(vocabulary.teacher_ids(labels), self.model.config)
+        else:
+            prompt = vocabulary.teacher_ids(prompt)
         # Autocast of the student's training would compute a float32 teacher in another precision than it was given.
         with torch.autocast(labels.device.type, enabled=False):
             logits = self.model(input_features.to(self.model.dtype), decoder_input_ids=prompt, use_cache=False).logits
@@ -149,16 +153,19 @@ class BaseTeacher:
         self.name = "base"
 
     @torch.no_grad()
-    def __call__(self, input_features: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, input_features: Tensor, labels: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Logits for every label position, `(batch, tokens, vocabulary)`; arguments as `Teacher`'s."""
-        config = self.model.config
-        prompt = shift_tokens_right(labels, cast(int, config.pad_token_id), config.decoder_start_token_id)
+        prompt = _shifted(labels, self.model.config) if prompt is None else prompt
         shared = labels.new_full((len(labels),), -1)
         was_training = self.model.training
         self.model.eval()
         logits = self.model(input_features, decoder_input_ids=prompt, expert_ids=shared, use_cache=False).logits
         self.model.train(was_training)
         return logits
+
+
+def _shifted(labels: Tensor, config: WhisperConfig) -> Tensor:
+    return shift_tokens_right(labels, cast(int, config.pad_token_id), config.decoder_start_token_id)
 
 
 def _check_sizes(config: WhisperConfig, processor: WhisperProcessor, *, who: str) -> None:

@@ -110,20 +110,28 @@ class CachedTeacher:
         }
         self._known = json.dumps(known, sort_keys=True)
 
-    def __call__(self, input_features: Tensor, labels: Tensor, windows: Sequence[str | None] = ()) -> TopTokens:
+    def __call__(
+        self,
+        input_features: Tensor,
+        labels: Tensor,
+        windows: Sequence[str | None] = (),
+        prompt: Tensor | None = None,
+    ) -> TopTokens:
         """Distributions at all targets of a batch.
 
         Args:
             input_features: `(batch, mel bins, frames)` as the teacher hears them.
             labels: `(batch, tokens)` ids of the student, -100 where there is no target.
             windows: digest of the audio of each row; None, or nothing at all, takes one of its features.
+            prompt: as for `Teacher`.
 
         Returns:
             Of the targets of all rows, one after the other, on the labels' device.
         """
+        windows = windows or [None] * len(labels)
         keys = [
-            self.key(row, features, window)
-            for row, features, window in zip(labels, input_features, windows or [None] * len(labels), strict=True)
+            self.key(labels[row], input_features[row], windows[row], None if prompt is None else prompt[row])
+            for row in range(len(labels))
         ]
         held = [self.cache.get(key) for key in keys]
         targets = (labels != IGNORED).sum(dim=1).tolist()
@@ -136,23 +144,29 @@ class CachedTeacher:
             if self.teacher.model.device != labels.device:
                 # Transformers' wrapper of `to` hides from type checkers that it is a method.
                 self.teacher.model.to(labels.device)  # type: ignore[arg-type]
-            logits = self.teacher(input_features[missing], labels[missing])
+            logits = self.teacher(input_features[missing], labels[missing], None if prompt is None else prompt[missing])
             for row, of_row in zip(missing, logits, strict=True):
                 held[row] = top = TopTokens.of(of_row[labels[row] != IGNORED], self.k)
                 self.cache.put(keys[row], top)
         parts = [top for top in held if top is not None]
         return _on(TopTokens.joined(parts), labels.device)
 
-    def key(self, labels: Tensor, features: Tensor, window: str | None) -> str:
+    def key(self, labels: Tensor, features: Tensor, window: str | None, prompt: Tensor | None = None) -> str:
         """What a row is kept under.
 
         Args:
             labels: `(tokens,)`.
             features: `(mel bins, frames)`, asked only where there is no `window`.
             window: digest of the audio.
+            prompt: `(tokens,)`, what the decoder is given; it counts where there is text before the labels.
         """
         digest = hashlib.sha256(self._known.encode())
-        digest.update(np.array([one for one in labels.tolist() if one != IGNORED], dtype=np.int64).tobytes())
+        targets = labels != IGNORED
+        digest.update(labels[targets].cpu().numpy().astype(np.int64).tobytes())
+        # Before the start token, which stands where the first label is to be said.
+        before = int(targets.long().argmax()) if prompt is not None else 0
+        if prompt is not None and before:
+            digest.update(b"after" + prompt[:before].cpu().numpy().astype(np.int64).tobytes())
         if window is None:
             digest.update(b"features" + features.float().cpu().contiguous().numpy().tobytes())
         else:

@@ -128,11 +128,11 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         heard, labels = cast(Tensor, heard), batch.labels
         divergence = cast(Divergence, self.args.distillation)
         if isinstance(teacher, CachedTeacher):
-            said = teacher(heard, labels, batch.windows)
+            said = teacher(heard, labels, batch.windows, batch.prompt)
             return top_distillation(logits, said, labels, divergence=divergence, normalizer=normalizer)
         return distillation(
             logits,
-            teacher(heard, labels),
+            teacher(heard, labels, batch.prompt),
             labels,
             divergence=divergence,
             temperature=self.args.temperature,
@@ -144,7 +144,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         batch = super()._batch(self._prepare_inputs(inputs))
         teacher = cast(CachedTeacher, self.teacher)
         heard = batch.teacher_input_features if teacher.own_features else batch.model_inputs["input_features"]
-        teacher(cast(Tensor, heard), batch.labels, batch.windows)
+        teacher(cast(Tensor, heard), batch.labels, batch.windows, batch.prompt)
 
     def _gate_loss(self, outputs: Any, batch: SpeechBatch) -> Tensor:
         """Mean distance from the budget over the experts that have a row in the batch."""

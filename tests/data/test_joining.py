@@ -10,7 +10,7 @@ from speech_files import write
 
 from distil_whisper_hf.data.audio import JoinedAudio, audio_digest, audio_seconds, read_audio
 from distil_whisper_hf.data.clips import Clip
-from distil_whisper_hf.data.joining import GAP_SECONDS, join_clips
+from distil_whisper_hf.data.joining import GAP_SECONDS, WindowStyle, join_clips
 from distil_whisper_hf.data.labels import LabelBuilder
 
 
@@ -96,3 +96,62 @@ def test_clips_that_are_not_screened_are_refused(labels):
         join_clips([replace(clip(0, 1.0), seconds=None)], labels=labels)
     with pytest.raises(ValueError, match=r"max_seconds in \(0, 30\]"):
         join_clips([], labels=labels, max_seconds=31.0)
+
+
+def said(labels: LabelBuilder, ids, tokenizer) -> str:
+    return tokenizer.decode(list(ids), decode_with_timestamps=True)
+
+
+def test_windows_say_when_their_clips_begin_and_end(labels, tokenizer):
+    """Silent: times that do not count the silence between clips, or drift; `<|notimestamps|>` in a window with times."""
+    clips = [clip(i, 1.5 + i, text=text) for i, text in enumerate(("u", "dos", "tres"))]
+    style = WindowStyle(timestamps=1.0)
+    windows = join_clips(clips, labels=labels, max_seconds=28.0, copies=5, style=style)
+    (whole, *_) = (one for one in windows if len(parts(one)) == 3)
+    order = [int(name.removeprefix("c")) for name in parts(whole)]
+    wanted, begin = "<|ca|><|transcribe|>", 0.0
+    for number in order:
+        end = begin + 1.5 + number
+        wanted += f"<|{begin:.2f}|> {clips[number].text}<|{end:.2f}|>"
+        begin = end + GAP_SECONDS
+    assert said(labels, whole.labels, tokenizer) == f"{wanted}<|endoftext|>"
+    single = next(one for one in windows if len(parts(one)) == 1)
+    assert said(labels, single.labels, tokenizer).startswith("<|ca|><|transcribe|><|0.00|>")
+
+
+def test_a_share_of_the_windows_has_times_and_earlier_text(labels, tokenizer):
+    """Silent: all windows or none; a style that changes what is joined; text of another speaker as a prompt."""
+    clips = [clip(i, 2.0, text=f"text{i}", speaker="ab"[i % 2]) for i in range(400)]
+    plain = join_clips(clips, labels=labels, max_seconds=8.0)
+    styled = join_clips(clips, labels=labels, max_seconds=8.0, style=WindowStyle(0.5, 0.25))
+    assert [(one.id, one.digest) for one in styled] == [(one.id, one.digest) for one in plain]
+    assert all(one.previous == () for one in plain)
+    timed = [one for one in styled if "<|notimestamps|>" not in said(labels, one.labels, tokenizer)]
+    prompted = [one for one in styled if one.previous]
+    assert 0.4 < len(timed) / len(styled) < 0.6 and 0.17 < len(prompted) / len(styled) < 0.33
+    assert {bool(one.previous) for one in timed} == {True, False}
+    speaker_of = {one.text: one.speaker for one in clips}
+    for one in prompted:
+        words = said(labels, one.previous, tokenizer).removeprefix("<|startofprev|>").split()
+        assert {speaker_of[word] for word in words} == {one.speaker}
+        assert not set(words) & set(one.text.split())
+    assert styled == join_clips(clips, labels=labels, max_seconds=8.0, style=WindowStyle(0.5, 0.25))
+
+
+def test_earlier_text_leaves_room_for_the_window_s_own(labels, tokenizer):
+    """Silent: inputs longer than the decoder's 448 positions; a prompt of the text's begin in place of its end."""
+    clips = [clip(i, 0.5, text="x" * 390 + f" end{i}") for i in range(6)]
+    windows = join_clips(clips, labels=labels, style=WindowStyle(1.0, 1.0))
+    prompted = [one for one in windows if one.previous]
+    assert len(prompted) == 5
+    for one in prompted:
+        assert len(one.previous) + len(one.labels) <= 448
+        assert "end" in said(labels, one.previous, tokenizer)
+
+
+def test_probabilities_out_of_range_are_refused():
+    """Silent: a share of 50 taken for all."""
+    with pytest.raises(ValueError, match="probability of timestamps from 0 to 1, got 50"):
+        WindowStyle(timestamps=50)
+    with pytest.raises(ValueError, match="probability of previous text from 0 to 1, got -1"):
+        WindowStyle(previous=-1)

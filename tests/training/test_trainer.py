@@ -24,6 +24,7 @@ from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.datasets import SpeechDataset, StreamingSpeechDataset
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 from distil_whisper_hf.training.teacher import BaseTeacher, Teacher
+from distil_whisper_hf.training.teacher_cache import CachedTeacher
 from distil_whisper_hf.training.trainer import DistilWhisperTrainer
 
 # Nothing random, so that two ways of computing the same thing must agree.
@@ -480,6 +481,68 @@ def test_a_teacher_of_the_large_v3_kind_hears_and_says_its_own(base, processor, 
     torch.testing.assert_close(ours[labels != -100], expected[labels != -100])
     trainer = trained(model, tmp_path / "out", processor, rows, teacher=teacher, distillation="kl")
     assert logged(trainer)["loss_kd"] > 0
+
+
+EARLIER = (50361, 300, 301, 302)
+
+
+class RowsWithEarlierText(Rows):
+    """As `Rows`; the second has text before its start token."""
+
+    def __init__(self, count: int, **options) -> None:
+        super().__init__(count, **options)
+        self.rows[1]["previous"] = EARLIER
+
+
+def test_earlier_text_is_given_and_not_asked_for(base, processor, tmp_path):
+    """Silent: a loss on the prompt, labels one off behind it, a row without one that is shifted too, a language token
+    behind earlier text that routes nowhere, or a teacher that is not told."""
+    folder = save_whisper(tmp_path / "teacher", 1, vocab_size=51866, num_mel_bins=128)
+    large_v3_processor().save_pretrained(folder)
+    model = student(base, "ca", **CALM)
+    rows = RowsWithEarlierText(2, teacher_bins=128)
+    labels = LabelBuilder(processor.tokenizer)
+    batch = SpeechCollator(labels)([rows[0], rows[1]])
+    first, second = (labels(rows[i]["text"], language="ca") for i in (0, 1))
+    length = max(len(first), len(EARLIER) + len(second))
+    by_hand = torch.full((2, 2, length), -100)
+    for row, (given, asked) in enumerate(
+        [([50258, *first[:-1]], first), ([*EARLIER, 50258, *second[:-1]], [-100] * len(EARLIER) + second)]
+    ):
+        by_hand[0, row, : len(given)], by_hand[1, row, : len(asked)] = torch.tensor(given), torch.tensor(asked)
+    given, asked = by_hand
+    assert torch.equal(batch["decoder_input_ids"], given) and torch.equal(batch["labels"], asked)
+    assert "decoder_input_ids" not in SpeechCollator(labels)([rows[0]])
+
+    mask, padded = asked != -100, given.masked_fill(given == -100, 50257)
+    whole = WhisperForConditionalGeneration.from_pretrained(folder)
+    with torch.no_grad():
+        model.train()
+        out = model(batch["input_features"], decoder_input_ids=padded, expert_ids=torch.tensor([0, 0]))
+        student_p = log_softmax(out.logits[mask], -1)
+        # Everything from <|translate|> on is one further in the teacher.
+        theirs = torch.where(padded >= 50358, padded + 1, padded)
+        teacher_p = whole(batch["teacher_input_features"], decoder_input_ids=theirs).logits
+        teacher_p = log_softmax(torch.cat([teacher_p[..., :50358], teacher_p[..., 50359:]], -1)[mask], -1)
+    ce = -(0.9 * student_p.gather(1, asked[mask][:, None]).mean() + 0.1 * student_p.mean())
+    kd = (teacher_p.exp() * (teacher_p - student_p)).sum(-1).mean()
+    for kept in (None, tmp_path / "cache", tmp_path / "cache"):
+        again = student(base, "ca", **CALM)
+        teacher = Teacher.from_pretrained(folder, student=again, student_processor=processor)
+        teacher = teacher if kept is None else CachedTeacher(teacher, kept, k=51865)
+        out = tmp_path / f"out-{kept is None}"
+        trainer = trained(
+            again, out, processor, rows, teacher=teacher, distillation="kl", per_device_train_batch_size=2
+        )
+        assert logged(trainer)["loss_ce"] == pytest.approx(ce.item(), rel=1e-4)
+        assert logged(trainer)["loss_kd"] == pytest.approx(kd.item(), rel=1e-3)
+        assert logged(trainer)["gate_decoder_ca"] > 0
+    assert (teacher.asked, teacher.found) == (0, 2)
+    # What was said before is a part of the question.
+    rows.rows[1]["previous"] = (*EARLIER[:-1], 303)
+    batch = SpeechCollator(labels)([rows[0], rows[1]])
+    trainer.ask_teacher(batch)
+    assert (teacher.asked, teacher.found) == (1, 3)
 
 
 def test_the_base_teaches_as_a_whisper_of_its_own_would(base, processor):
