@@ -103,7 +103,7 @@ def said(labels: LabelBuilder, ids, tokenizer) -> str:
 
 
 def test_windows_say_when_their_clips_begin_and_end(labels, tokenizer):
-    """Silent: times that do not count the silence between clips, or drift; `<|notimestamps|>` in a window with times."""
+    """Silent: times that do not count the silence between clips, or drift; `<|notimestamps|>` beside times."""
     clips = [clip(i, 1.5 + i, text=text) for i, text in enumerate(("u", "dos", "tres"))]
     style = WindowStyle(timestamps=1.0)
     windows = join_clips(clips, labels=labels, max_seconds=28.0, copies=5, style=style)
@@ -122,6 +122,7 @@ def test_windows_say_when_their_clips_begin_and_end(labels, tokenizer):
 def test_a_share_of_the_windows_has_times_and_earlier_text(labels, tokenizer):
     """Silent: all windows or none; a style that changes what is joined; text of another speaker as a prompt."""
     clips = [clip(i, 2.0, text=f"text{i}", speaker="ab"[i % 2]) for i in range(400)]
+    clips = [replace(one, labels=tuple(labels(one.text, language="ca"))) for one in clips]
     plain = join_clips(clips, labels=labels, max_seconds=8.0)
     styled = join_clips(clips, labels=labels, max_seconds=8.0, style=WindowStyle(0.5, 0.25))
     assert [(one.id, one.digest) for one in styled] == [(one.id, one.digest) for one in plain]
