@@ -41,7 +41,18 @@ _IDLE = re.compile(
 _CHOOSING = re.compile(r"save_\w+|eval_\w+|per_device_eval_batch_size|greater_is_better|metric_for_best_model")
 _FOLLOWING = ("reduce_lr_on_plateau", "greedy")
 # Fields of a clip that no step sees.
-_UNSEEN = {"audio", "speaker", "gender", "age", "up_votes", "down_votes", "dataset", "domain"}
+_UNSEEN = {
+    "age",
+    "anchor",
+    "audio",
+    "dataset",
+    "domain",
+    "down_votes",
+    "gender",
+    "previous",
+    "speaker",
+    "up_votes",
+}
 # Fields of a model's configuration that say where it came from.
 _ORIGIN = {
     "_name_or_path",

@@ -134,10 +134,8 @@ class RunArguments:
     @property
     def windows(self) -> dict[str, float]:
         """What decides the windows, as a run's record keeps it."""
-        style = asdict(self.window_style)
-        joined = {"join_seconds": self.join_seconds, "join_copies": self.join_copies}
-        # Records of before there was a choice have none of it.
-        return joined if self.window_style == WindowStyle() else {**joined, **style}
+        names = ("join_seconds", "join_copies", "timestamp_probability", "prompt_probability")
+        return {name: getattr(self, name) for name in names}
 
 
 def command_line(program: str, arguments: Sequence[str] | None) -> str:

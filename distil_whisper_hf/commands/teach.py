@@ -17,13 +17,11 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..data.screening import REJECTIONS_FILE
-from ..training.arguments import DistilWhisperTrainingArguments
-from ..training.expert_arguments import ExpertArguments
 from ..training.teacher_cache import CachedTeacher
 from .command_line import parse
 from .mistakes import program
-from .runs import RunArguments, prepare
-from .train import DataArguments, build_trainer
+from .runs import prepare
+from .train import KINDS, build_trainer
 
 PROGRAM = "distil-whisper teach"
 
@@ -31,8 +29,7 @@ PROGRAM = "distil-whisper teach"
 @program(PROGRAM)
 def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit status."""
-    kinds = (RunArguments, DataArguments, ExpertArguments, DistilWhisperTrainingArguments)
-    run, data, expert, training = parse(kinds, arguments, program=PROGRAM, description=__doc__)
+    run, data, expert, anchors, training = parse(KINDS, arguments, program=PROGRAM, description=__doc__)
     if expert.teacher is None or expert.teacher_cache is None or training.distillation == "none":
         raise ValueError(
             "Expected a teacher and the folder that keeps what it says: --teacher openai/whisper-large-v3 "
@@ -43,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     # Nothing is left in the output folder of the training.
     run, training.output_dir = replace(run, dry_run=True, test="none"), expert.teacher_cache
     processor, labels, corpus = prepare(run, data, training)
-    trainer = build_trainer(run, data, expert, training, processor, labels, corpus)
+    # Nobody asks a teacher about anchors.
+    trainer = build_trainer(run, data, expert, replace(anchors, anchor_data=[]), training, processor, labels, corpus)
     main_process = training.process_index == 0
     if main_process:
         corpus.report.save(Path(expert.teacher_cache) / REJECTIONS_FILE)

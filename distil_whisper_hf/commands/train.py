@@ -21,6 +21,7 @@ from ..data.corpus import Corpus, stream_clips
 from ..data.labels import LabelBuilder
 from ..data.sampling import choose_clips
 from ..data.screening import REJECTIONS_FILE, Screen
+from ..data.untranscribed import audio_files
 from ..evaluation.scores.trainer_metrics import PredictionMetrics
 from ..evaluation.systems.gates import open_shares, record_decisions
 from ..evaluation.systems.hypotheses import GenerationSettings
@@ -34,6 +35,7 @@ from ..training.expert_arguments import ExpertArguments, open_teacher
 from ..training.teacher import Teacher
 from ..training.teacher_cache import CachedTeacher
 from ..training.trainer import DistilWhisperTrainer
+from .anchors import AnchorArguments, anchor_windows
 from .choosing import choose_interpolation
 from .command_line import parse
 from .mistakes import program
@@ -52,22 +54,24 @@ from .runs import (
 from .starting import check_libraries, expert_bytes, open_config
 
 PROGRAM = "distil-whisper train"
+# What its flags are the fields of.
+KINDS = (RunArguments, DataArguments, ExpertArguments, AnchorArguments, DistilWhisperTrainingArguments)
 
 
 @program(PROGRAM)
 def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit status."""
-    kinds = (RunArguments, DataArguments, ExpertArguments, DistilWhisperTrainingArguments)
-    run, data, expert, training = parse(kinds, arguments, program=PROGRAM, description=__doc__)
-    _check_start(run, data, expert, training)
+    run, data, expert, anchors, training = parse(KINDS, arguments, program=PROGRAM, description=__doc__)
+    _check_start(run, data, expert, anchors, training)
     with locked(training.output_dir, main_process=training.process_index == 0):
-        return _train(run, data, expert, training, command=command_line("train", arguments))
+        return _train(run, data, expert, anchors, training, command=command_line("train", arguments))
 
 
 def _train(
     run: RunArguments,
     data: DataArguments,
     expert: ExpertArguments,
+    anchors: AnchorArguments,
     training: DistilWhisperTrainingArguments,
     *,
     command: str,
@@ -84,16 +88,18 @@ def _train(
         return 0
     if not run.test_only:
         _check_room(run, expert, training, len(names))
-        trainer = build_trainer(run, data, expert, training, processor, labels, corpus)
+        trainer = build_trainer(run, data, expert, anchors, training, processor, labels, corpus)
 
         def describe(steps: int) -> None:
             for name, _ in names:
                 entry = trainer.model.config.language_experts[name]["training"]
                 entry |= {"clips": sum(clip.expert_name == name for clip in corpus.splits.train), "steps": steps}
+                if anchors.anchor_data:
+                    entry["anchor_windows"] = sum(clip.expert_name == name for clip in _anchors(trainer))
                 if training.interpolation is None:
                     _interpolate(trainer.model, name, run, training, processor, corpus)
 
-        carry_out(trainer, run, _record(trainer, run, data, expert, corpus), corpus, describe=describe)
+        carry_out(trainer, run, _record(trainer, run, data, expert, anchors, corpus), corpus, describe=describe)
     if run.test == "none" or training.process_index != 0:
         return 0
     if run.resume and is_tested(run, corpus, training.output_dir):
@@ -140,7 +146,12 @@ def _interpolate(
 
 
 def _record(
-    trainer: DistilWhisperTrainer, run: RunArguments, data: DataArguments, expert: ExpertArguments, corpus: Corpus
+    trainer: DistilWhisperTrainer,
+    run: RunArguments,
+    data: DataArguments,
+    expert: ExpertArguments,
+    anchors: AnchorArguments,
+    corpus: Corpus,
 ) -> RunRecord:
     models = {"base": trainer.model}
     teacher = trainer.teacher.teacher if isinstance(trainer.teacher, CachedTeacher) else trainer.teacher
@@ -162,11 +173,18 @@ def _record(
         if name in trainer.train_experts:
             arguments[f"expert {name} at the start"] = tensors_digest(trainer.model.expert_file(name).tensors)
     clips = {"training clips": corpus.splits.train, "dev clips": corpus.splits.dev}
+    arguments["anchor_share"] = anchors.anchor_share if anchors.anchor_data else 0.0
+    # By what is heard: what Whisper says on it may differ in the last bits elsewhere.
+    clips["anchors"] = [replace(clip, text="", labels=None) for clip in _anchors(trainer)]
     return run_record(models=models, clips=clips, arguments=arguments, training=trainer.args)
 
 
 def _check_start(
-    run: RunArguments, data: DataArguments, expert: ExpertArguments, training: DistilWhisperTrainingArguments
+    run: RunArguments,
+    data: DataArguments,
+    expert: ExpertArguments,
+    anchors: AnchorArguments,
+    training: DistilWhisperTrainingArguments,
 ) -> None:
     """Refuse what could only fail later."""
     check_output_dir(training.output_dir, writes="experts")
@@ -179,6 +197,10 @@ def _check_start(
     if expert.teacher not in (None, "base"):
         open_config(expert.teacher, what="--teacher")
         check_libraries(["bitsandbytes"] if expert.teacher_precision == "int8" else [], what="an int8 teacher")
+    for folder in anchors.anchor_data:
+        audio_files(folder)
+    if data.streaming and anchors.anchor_data:
+        raise ValueError("Expected data that is read before training with --anchor_data, got a stream.")
     if data.streaming and training.max_steps < 1 and not run.test_only:
         raise ValueError(
             "Expected the number of steps of a streamed run, which has no end of its own: --max_steps 1000."
@@ -197,10 +219,16 @@ def _check_room(
     check_disk_space(training.output_dir, needed, f"{experts} experts and {kept} checkpoints")
 
 
+def _anchors(trainer: DistilWhisperTrainer) -> list[Clip]:
+    rows = trainer.train_dataset
+    return [clip for clip in rows.clips if clip.anchor] if isinstance(rows, SpeechDataset) else []
+
+
 def build_trainer(
     run: RunArguments,
     data: DataArguments,
     expert: ExpertArguments,
+    anchors: AnchorArguments,
     training: DistilWhisperTrainingArguments,
     processor: WhisperProcessor,
     labels: LabelBuilder,
@@ -230,6 +258,19 @@ def build_trainer(
         rows = training_rows(
             clips, run, labels=labels, processor=processor, teacher_extractor=extractor, seed=training.seed
         )
+        if anchors.anchor_data:
+            more = anchor_windows(
+                anchors,
+                run,
+                corpus,
+                _experts(data, clips),
+                processor,
+                labels,
+                windows=len(rows),
+                seed=training.seed,
+                device=training.device,
+            )
+            rows = SpeechDataset([*rows.clips, *more], rows.make_row)
     dev = corpus.splits.dev
     make_row = RowMaker(processor.feature_extractor, teacher_extractor=extractor)
     return DistilWhisperTrainer(

@@ -32,6 +32,7 @@ class Clip:
         seconds: length, filled in by screening.
         digest: of the encoded audio, filled in by screening; changed audio under an old id is another clip.
         labels: the transcript as token ids with prompt and end, as `LabelBuilder` makes them, filled in by screening.
+        anchor: whether it only holds an expert to Whisper; its text is what Whisper said.
         previous: what was said before, as token ids from `<|startofprev|>` on, filled in by joining.
         split: the part that its table counts it to, as written there; empty if it does not say.
         table: name of the table that it is from; empty if it is from none.
@@ -54,6 +55,7 @@ class Clip:
     seconds: float | None = None
     digest: str | None = None
     labels: tuple[int, ...] | None = None
+    anchor: bool = False
     previous: tuple[int, ...] = ()
     split: str = ""
     table: str = ""

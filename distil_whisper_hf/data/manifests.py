@@ -20,7 +20,7 @@ from .tables import TABLE_SUFFIXES, Row, read_table
 # Where a dump of Common Voice keeps its audio, beside its tables.
 CLIP_FOLDERS = ("clips", "audios")
 # Of files that a table may name without; the older dumps of Common Voice do.
-_AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav", ".m4a", ".webm")
+AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav", ".m4a", ".webm")
 # How pandas writes whole numbers in a column with gaps.
 _WHOLE_FLOAT = re.compile(r"[0-9]+\.0")
 
@@ -131,7 +131,7 @@ def _clip(row: Row, reader: RowReader, roots: Sequence[Path], number: int) -> Cl
 def _audio_path(roots: Sequence[Path], name: str) -> str:
     """The file that a table means, which may be written without its extension; as written where there is none."""
     written = [str(root / name) for root in roots]
-    longer = (path + suffix for path in written for suffix in _AUDIO_SUFFIXES)
+    longer = (path + suffix for path in written for suffix in AUDIO_SUFFIXES)
     return next((path for path in (*written, *longer) if os.path.isfile(path)), written[0])
 
 

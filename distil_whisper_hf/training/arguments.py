@@ -78,8 +78,8 @@ class SpeechTrainingArguments(Seq2SeqTrainingArguments):
 
 @dataclass
 class DistilWhisperTrainingArguments(SpeechTrainingArguments):
-    """Arguments of `DistilWhisperTrainer`: the loss `CE + gate_budget_weight · budget + distillation_weight · KD` and
-    the schedules of the gates.
+    """Arguments of `DistilWhisperTrainer`: the loss `CE + gate_budget_weight · budget + distillation_weight · KD`, on
+    anchors `anchor_weight · KL`, and the schedules of the gates.
 
     Raises:
         ValueError: a value out of its range; closed choices are listed.
@@ -95,6 +95,9 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
     )
     distillation_weight: float = field(default=2.0, metadata={"help": "Weight of the distillation, at least 0."})
     temperature: float = field(default=1.0, metadata={"help": "Temperature of both distributions, above 0."})
+    anchor_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the divergence from Whisper on --anchor_data, at least 0."}
+    )
     gate_budget: float = field(
         default=0.5, metadata={"help": "Share of frames and tokens that should take the expert, 0 to 1."}
     )
@@ -145,7 +148,7 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        for name in ("distillation_weight", "gate_budget_weight", "gate_noise"):
+        for name in ("distillation_weight", "anchor_weight", "gate_budget_weight", "gate_noise"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if not self.temperature > 0.0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class SpeechCollator:
                 the labels; -100 after the end. Left out when no row has earlier text: the shifted labels then.
             num_frames: int64 `(batch,)`, encoder frames before the padding (see `losses.mask_from_lengths`).
             expert: names, None for a row routed by its language token; left out when no row has one.
+            anchors: bool `(batch,)`, rows that only hold their expert to Whisper; left out when there are none.
             windows: digests of the audio; left out when no row has one.
         """
         batch: dict[str, Any] = {
@@ -58,6 +59,9 @@ class SpeechCollator:
         experts = [row.get("expert") for row in rows]
         if any(experts):
             batch["expert"] = experts
+        anchors = [row.get("anchor", False) for row in rows]
+        if any(anchors):
+            batch["anchors"] = torch.tensor(anchors)
         windows = [row.get("window") for row in rows]
         if any(windows):
             batch["windows"] = windows
@@ -87,6 +91,7 @@ class SpeechBatch:
         teacher_input_features: as the teacher hears them, where it hears otherwise.
         expert_names: an expert chosen by name for each row, or None; empty where no row has one.
         windows: digest of the audio of each row, or None; empty where no row has one.
+        anchors: `(batch,)`, true for rows that only hold their expert to Whisper; None where no row does.
         expert_ids: `(batch,)`, the expert of each row, -1 for the shared path; None for a model without experts.
     """
 
@@ -97,7 +102,15 @@ class SpeechBatch:
     teacher_input_features: Tensor | None = None
     expert_names: Sequence[str | None] = field(default=())
     windows: Sequence[str | None] = field(default=())
+    anchors: Tensor | None = None
     expert_ids: Tensor | None = None
+
+    @property
+    def taught(self) -> SpeechBatch:
+        """The batch without the targets of anchors."""
+        if self.anchors is None:
+            return self
+        return replace(self, labels=self.labels.masked_fill(self.anchors.unsqueeze(1), IGNORED))
 
     @property
     def target_mask(self) -> Tensor:

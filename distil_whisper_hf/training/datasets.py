@@ -7,6 +7,7 @@ Nothing is stored, so 28k utterances cost no disk. A row of either data set has
     num_frames              encoder frames before the padding, 50 per second
     labels                  token ids, from screening; of a clip that was not screened `text` and `language`
     expert                  of the clip, None where its language token routes
+    anchor                  true where the row only holds its expert to Whisper; left out elsewhere
     previous                token ids before the start token; left out where there are none
     window                  digest of the audio, None where it is not known
 """
@@ -74,6 +75,8 @@ class RowMaker:
         samples: np.ndarray | None = None
         said = {"text": clip.text, "language": clip.language} if clip.labels is None else {"labels": clip.labels}
         row: dict[str, Any] = {**said, "expert": clip.expert, "window": clip.digest}
+        if clip.anchor:
+            row["anchor"] = True
         if clip.previous:
             row["previous"] = clip.previous
         for name, extractor in self.extractors.items():

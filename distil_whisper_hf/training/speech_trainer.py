@@ -211,10 +211,8 @@ class SpeechTrainer(Seq2SeqTrainer):
         """What the collator made, with the prompt of each row."""
         rest = dict(inputs)
         labels, prompt = rest.pop("labels"), rest.pop("decoder_input_ids", None)
-        config = self._whisper().config
-        padding = cast(int, config.pad_token_id)
-        if prompt is None:
-            prompt = shift_tokens_right(labels, padding, config.decoder_start_token_id)
+        config, padding = self._whisper().config, cast(int, self._whisper().config.pad_token_id)
+        prompt = shift_tokens_right(labels, padding, config.decoder_start_token_id) if prompt is None else prompt
         return SpeechBatch(
             labels=labels,
             prompt=prompt.masked_fill(prompt == IGNORED, padding),
@@ -222,6 +220,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             teacher_input_features=rest.pop("teacher_input_features", None),
             expert_names=rest.pop("expert", ()),
             windows=rest.pop("windows", ()),
+            anchors=rest.pop("anchors", None),
             model_inputs=rest,
         )
 

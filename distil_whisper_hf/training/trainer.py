@@ -24,7 +24,7 @@ from .schedules import CompressionCallback, GateNoiseCallback, InterpolationCall
 from .speech_trainer import SpeechTrainer
 from .teacher import BaseTeacher, Teacher
 from .teacher_cache import CachedTeacher
-from .top_tokens import top_distillation
+from .top_tokens import TopTokens, top_distillation
 
 
 class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
@@ -34,6 +34,9 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
 
     (arXiv 2311.01070; see `losses` for the parts.) Whisper's own weights are frozen; each row trains the expert of its
     language token, or the one that the data names. Checkpoints and the outcome hold experts, never the base.
+
+    Rows that are anchors have, in place of CE, KD and budget, `anchor_weight · KL` from what the model says without its
+    expert: they hold the expert to Whisper where it has nothing to teach.
 
     Args:
         model: with at least one expert (`add_expert`).
@@ -114,43 +117,64 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
     def _loss_parts(
         self, outputs: Any, batch: SpeechBatch, num_items_in_batch: Tensor | int | None
     ) -> dict[str, Tensor]:
-        parts = super()._loss_parts(outputs, batch, num_items_in_batch)
+        parts = super()._loss_parts(outputs, batch.taught, num_items_in_batch)
         if self.teacher is not None:
             parts["kd"] = self._distillation(outputs.logits, batch, num_items_in_batch)
+        if batch.anchors is not None:
+            parts["anchor"] = self._anchor_loss(outputs.logits, batch, num_items_in_batch)
         # A mean, not a sum: the optimiser step has the mean of its batches.
         accumulated = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
         parts["gate"] = self._gate_loss(outputs, batch) / accumulated
         return parts
 
     def _distillation(self, logits: Tensor, batch: SpeechBatch, normalizer: Tensor | int | None) -> Tensor:
-        teacher = cast(Teacher | CachedTeacher | BaseTeacher, self.teacher)
-        heard = batch.teacher_input_features if teacher.own_features else batch.model_inputs["input_features"]
-        heard, labels = cast(Tensor, heard), batch.labels
         divergence = cast(Divergence, self.args.distillation)
-        if isinstance(teacher, CachedTeacher):
-            said = teacher(heard, labels, batch.windows, batch.prompt)
+        said, labels = self._asked(batch), batch.labels
+        if batch.anchors is not None:
+            logits, labels = logits[~batch.anchors], labels[~batch.anchors]
+        if isinstance(said, TopTokens):
             return top_distillation(logits, said, labels, divergence=divergence, normalizer=normalizer)
         return distillation(
             logits,
-            teacher(heard, labels, batch.prompt),
+            said,
             labels,
             divergence=divergence,
             temperature=self.args.temperature,
             normalizer=normalizer,
         )
 
+    def _asked(self, batch: SpeechBatch) -> Tensor | TopTokens:
+        """What the teacher says of the rows that are no anchors."""
+        teacher = cast(Teacher | CachedTeacher | BaseTeacher, self.teacher)
+        heard = batch.teacher_input_features if teacher.own_features else batch.model_inputs["input_features"]
+        rows = torch.ones_like(batch.labels[:, 0], dtype=torch.bool) if batch.anchors is None else ~batch.anchors
+        heard, labels, prompt = cast(Tensor, heard)[rows], batch.labels[rows], batch.prompt[rows]
+        if not isinstance(teacher, CachedTeacher):
+            return teacher(heard, labels, prompt)
+        known = batch.windows or [None] * len(rows)
+        windows = [window for window, taught in zip(known, rows.tolist(), strict=True) if taught]
+        return teacher(heard, labels, windows, prompt)
+
+    def _anchor_loss(self, logits: Tensor, batch: SpeechBatch, normalizer: Tensor | int | None) -> Tensor:
+        rows = cast(Tensor, batch.anchors)
+        labels = batch.labels[rows]
+        if not len(labels):
+            return logits.new_zeros(())
+        said = BaseTeacher(self._whisper())(batch.model_inputs["input_features"][rows], labels, batch.prompt[rows])
+        return distillation(logits[rows], said, labels, divergence="kl", temperature=1.0, normalizer=normalizer)
+
     def ask_teacher(self, inputs: dict[str, Any]) -> None:
         """Let a teacher's cache have what a batch of the collator needs."""
-        batch = super()._batch(self._prepare_inputs(inputs))
-        teacher = cast(CachedTeacher, self.teacher)
-        heard = batch.teacher_input_features if teacher.own_features else batch.model_inputs["input_features"]
-        teacher(cast(Tensor, heard), batch.labels, batch.windows, batch.prompt)
+        self._asked(super()._batch(self._prepare_inputs(inputs)))
 
     def _gate_loss(self, outputs: Any, batch: SpeechBatch) -> Tensor:
         """Mean distance from the budget over the experts that have a row in the batch."""
         masks = {} if self.args.gate_budget_counts_padding else _padding_masks(outputs, batch)
         # Set by `_batch`.
         expert_ids = cast(Tensor, batch.expert_ids)
+        if batch.anchors is not None:
+            # Where an expert has nothing to teach, it has no budget either.
+            expert_ids = expert_ids.masked_fill(batch.anchors, -1)
         present = sorted(set(expert_ids.tolist()) - {-1})
         losses = []
         for index in present:
@@ -168,7 +192,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             )
             if self.model.training:
                 self._record_gates(outputs, batch, rows, index)
-        if self.model.training and not losses:
+        if self.model.training and not losses and batch.anchors is None:
             raise ValueError(
                 f"Expected rows with an expert ({', '.join(self.train_experts)}) in every training batch, got one "
                 "without: leave out clips of other languages, or name their expert in the data."
@@ -189,7 +213,11 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
             self._record({f"gate_{side}_{name}": gates.detach().mean()}, count=1.0)
 
     def _weight(self, part: str) -> float:
-        weights = {"kd": self.args.distillation_weight, "gate": self.args.gate_budget_weight}
+        weights = {
+            "kd": self.args.distillation_weight,
+            "anchor": self.args.anchor_weight,
+            "gate": self.args.gate_budget_weight,
+        }
         return weights.get(part, super()._weight(part))
 
     def _process_scale(self, part: str) -> int:

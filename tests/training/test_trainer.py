@@ -545,6 +545,73 @@ def test_earlier_text_is_given_and_not_asked_for(base, processor, tmp_path):
     assert (teacher.asked, teacher.found) == (1, 3)
 
 
+class RowsWithAnchors(Rows):
+    """As `Rows`; the second of each three only holds its expert to Whisper."""
+
+    def __init__(self, count: int, **options) -> None:
+        super().__init__(count, **options)
+        for row in self.rows[1::3]:
+            row["anchor"] = True
+
+
+def test_anchors_hold_an_expert_to_whisper(base, processor, tmp_path):
+    """Silent: what Whisper said of an anchor taken for its transcript, a teacher that is asked about it, a budget that
+    counts its gates, a divergence from the expert's own words, or one that is averaged over other rows."""
+    folder = save_whisper(tmp_path / "teacher", 1)
+    model = student(base, "ca", **CALM)
+    rows = RowsWithAnchors(3)
+    batch = SpeechCollator(LabelBuilder(processor.tokenizer))([rows[i] for i in range(3)])
+    assert batch["anchors"].tolist() == [False, True, False]
+    features, labels, own = batch["input_features"], batch["labels"], [0, 2]
+    mask = labels != -100
+    targets = mask.sum()
+    plain = WhisperForConditionalGeneration.from_pretrained(base)
+    teacher_model = WhisperForConditionalGeneration.from_pretrained(folder)
+    with torch.no_grad():
+        model.train()
+        out = model(features, labels=labels, output_gate_values=True)
+        said = log_softmax(out.logits, -1)
+        ce = sum(
+            -(0.9 * said[row][mask[row]].gather(1, labels[row][mask[row]][:, None]).sum()
+              + 0.1 * said[row][mask[row]].mean(-1).sum())
+            for row in own
+        ) / targets  # fmt: skip
+        taught = log_softmax(teacher_model(features, labels=labels).logits, -1)
+        kd = sum((taught[row] - said[row])[mask[row]].mul(taught[row][mask[row]].exp()).sum() for row in own) / targets
+        whisper = log_softmax(plain(features, labels=labels).logits, -1)[1][mask[1]]
+        held = (whisper.exp() * (whisper - said[1][mask[1]])).sum() / targets
+    gates = torch.cat(
+        [torch.stack(side)[:, own].flatten() for side in (out.encoder_gate_values, out.decoder_gate_values)]
+    )
+    budget = abs(gates.mean() - 0.5)
+    teacher = Teacher(teacher_model, tiny_processor(), student=model, student_processor=processor)
+    asked = []
+    teacher_model.register_forward_pre_hook(lambda module, args, kwargs: asked.append(len(args[0])), with_kwargs=True)
+    trainer = trained(
+        model, tmp_path / "out", processor, rows, teacher=teacher, per_device_train_batch_size=3, distillation="kl",
+        distillation_weight=2.0, anchor_weight=3.0,
+    )  # fmt: skip
+    log = logged(trainer)
+    assert log["loss_ce"] == pytest.approx(ce.item(), rel=1e-4)
+    assert log["loss_kd"] == pytest.approx(kd.item(), rel=1e-3)
+    assert log["loss_anchor"] == pytest.approx(held.item(), rel=1e-3) and held > 1e-4
+    assert log["loss_gate"] == pytest.approx(budget.item(), rel=1e-3)
+    assert log["loss"] == pytest.approx((ce + 2.0 * kd + 3.0 * held + budget).item(), rel=1e-4)
+    assert asked == [2]
+
+
+def test_a_batch_of_anchors_alone_trains_on(base, processor, tmp_path):
+    """Silent: a run that ends in the middle because chance drew a batch without a transcript."""
+    model = student(base, "ca", **CALM)
+    rows = Rows(2)
+    for row in rows.rows:
+        row["anchor"] = True
+    before = experts_of(model)
+    log = logged(trained(model, tmp_path / "out", processor, rows, max_steps=2))
+    assert log["loss_ce"] == 0.0 and log["loss_gate"] == 0.0 and log["loss_anchor"] > 0.0
+    assert any(not torch.equal(before[name], tensor) for name, tensor in experts_of(model).items())
+
+
 def test_the_base_teaches_as_a_whisper_of_its_own_would(base, processor):
     """Silent: a teacher that takes the student's experts, or leaves the student in evaluation mode."""
     model = student(base, "ca").train()
