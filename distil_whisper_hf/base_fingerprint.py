@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -14,6 +16,16 @@ logger = logging.get_logger(__name__)
 
 FINGERPRINT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FINGERPRINT_SAMPLES = 1024
+# Numbers of a tensor that are looked at to see whether it is as it was.
+SPOTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class KnownDigests:
+    """Digests of a base, and the state of its tensors that they are of; it holds no tensor."""
+
+    state: tuple[Any, ...]
+    digests: dict[str, str]
 
 
 class BaseSample:
@@ -22,12 +34,15 @@ class BaseSample:
     Args:
         tensors: name and value of every tensor of the base.
 
+        known: of the same model before, whose digests are taken over where no tensor has changed since.
+
     Attributes:
         keys: "float32/all", "float32/unquantized", "float16/all", ... the first says most: what is equal there is equal
             in all that follow.
+        known: for the next one.
     """
 
-    def __init__(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def __init__(self, tensors: Iterable[tuple[str, torch.Tensor]], known: KnownDigests | None = None) -> None:
         named = sorted(tensors)
         quantized = any(not tensor.is_floating_point() for _, tensor in named)
         self._tensors = [(name, tensor) for name, tensor in named if not (quantized and _is_linear_weight(name))]
@@ -35,7 +50,9 @@ class BaseSample:
         labels = [label for label, dtype in FINGERPRINT_DTYPES.items() if dtypes in ({torch.float32}, {dtype})]
         groups = ("unquantized",) if quantized else ("all", "unquantized")
         self.keys = tuple(f"{label}/{group}" for label in labels for group in groups)
-        self._digests: dict[str, str] = {}
+        state = tuple(map(_state, named))
+        self.known = known if known is not None and known.state == state else KnownDigests(state, {})
+        self._digests = self.known.digests
 
     def digest(self, key: str) -> str:
         """SHA-256 of names, shapes and sample, in one of `keys`."""
@@ -72,6 +89,17 @@ def fingerprint_base(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, s
     and a model that has any is fingerprinted without linear layers' weights (see `unquantized`).
     """
     return BaseSample(tensors).fingerprint
+
+
+def _state(named: tuple[str, torch.Tensor]) -> tuple[Any, ...]:
+    """What changes with a tensor: where it is, how often it was written to, and, for writing past that count, a few of
+    its numbers."""
+    name, tensor = named
+    flat = tensor.detach().flatten()
+    numbers = flat[:: max(1, flat.numel() // SPOTS)].tolist() if flat.numel() else []
+    version = 0 if tensor.is_inference() else tensor._version
+    # NaN is not equal to itself.
+    return name, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), version, str(numbers)
 
 
 def _is_linear_weight(name: str) -> bool:

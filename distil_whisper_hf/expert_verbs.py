@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers.utils import logging
 
-from .base_fingerprint import BaseSample
+from .base_fingerprint import BaseSample, KnownDigests
 from .checkpoints import ExpertFile, check_base, extra_fields, read_expert, write_expert
 from .compact_experts import CompactExpert
 from .compression import compress
@@ -20,6 +20,7 @@ from .configuration_distil_whisper import check_expert_name
 from .expert_form import EXPERT_SIDES, ExpertForm
 from .hub_verbs import HubVerbsMixin
 from .languages import WHISPER_LANGUAGES, language_code, token_language
+from .layers_distil_whisper import expert_networks
 from .routing import LoadedExperts
 from .untrusted_files import ExpertFileError
 
@@ -41,6 +42,8 @@ def is_expert_key(key: str) -> bool:
 class ExpertVerbsMixin(HubVerbsMixin):
     """The verbs for experts, for every model class that holds a whole encoder and decoder."""
 
+    # Of the shared weights when they were last looked at.
+    _known_digests: KnownDigests | None = None
     if TYPE_CHECKING:
         config: DistilWhisperConfig
 
@@ -133,8 +136,7 @@ class ExpertVerbsMixin(HubVerbsMixin):
             check_base(expert, base.comparable(expert.fingerprint), self.config.base_model_name_or_path)
         # All are made before the first is attached.
         loaded = [
-            {key: self._loaded_expert(layer, key, expert) for key, layer in self._layers(expert.form.stacks)}
-            for expert in experts
+            expert_networks(dict(self._layers(one.form.stacks)), self.config, one.form, one.tensors) for one in experts
         ]
         for expert, layers in zip(experts, loaded, strict=True):
             self._attach(expert.name, layers, expert.entry)
@@ -284,7 +286,10 @@ class ExpertVerbsMixin(HubVerbsMixin):
         return self._base_sample().fingerprint
 
     def _base_sample(self) -> BaseSample:
-        return BaseSample(named for named in self.base_model.named_parameters() if not is_expert_key(named[0]))
+        named = (one for one in self.base_model.named_parameters() if not is_expert_key(one[0]))
+        sample = BaseSample(named, self._known_digests)
+        self._known_digests = sample.known
+        return sample
 
     def expert_layers(self, name: str) -> Iterator[tuple[str, ExpertLayer]]:
         """Every layer that a loaded expert is in, under the name that expert files use: "encoder.layers.0", ..."""
@@ -297,21 +302,6 @@ class ExpertVerbsMixin(HubVerbsMixin):
 
     def _copied(self, name: str) -> dict[str, Expert]:
         return {key: copy.deepcopy(layer.language_experts[name]) for key, layer in self.expert_layers(name)}
-
-    def _loaded_expert(self, layer: ExpertLayer, layer_name: str, file: ExpertFile) -> Expert:
-        # The layer norm is never quantised, so it tells where and in which type the layer computes.
-        where = layer.final_layer_norm.weight
-        prefix = layer_name + "."
-        tensors = {
-            key.removeprefix(prefix): tensor.to(where.device, where.dtype)
-            for key, tensor in file.tensors.items()
-            if key.startswith(prefix)
-        }
-        # Without memory of its own first, for it takes the file's tensors.
-        with torch.device("meta"):
-            expert = layer.new_expert(self.config, file.form)
-        expert.load_state_dict(tensors, assign=True)
-        return expert.train(layer.training)
 
     def _attach(self, name: str, new: dict[str, Expert], entry: dict[str, Any]) -> None:
         entry = {**entry, "language_token_id": self._language_token_ids().get(entry["language"])}

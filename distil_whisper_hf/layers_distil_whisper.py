@@ -185,3 +185,33 @@ class DistilWhisperDecoderLayer(_FeedForwardExpertsMixin, WhisperDecoderLayer):
 
 
 ExpertLayer = DistilWhisperEncoderLayer | DistilWhisperDecoderLayer
+
+
+def expert_networks(
+    layers: Mapping[str, ExpertLayer],
+    config: DistilWhisperConfig,
+    form: ExpertForm,
+    tensors: Mapping[str, torch.Tensor],
+) -> dict[str, Expert]:
+    """An expert's network for each layer, of tensors that are called as in expert files.
+
+    Args:
+        layers: "encoder.layers.0", ... -> the layer; it stays as it is.
+        config: of the model.
+        form: of the expert.
+        tensors: all of the expert's, of any type and on any device.
+    """
+    parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in layers}
+    for key, tensor in tensors.items():
+        side, stack, number, name = key.split(".", 3)
+        parts[f"{side}.{stack}.{number}"][name] = tensor
+    # Without memory of their own first, for they take these tensors.
+    with torch.device("meta"):
+        networks = {name: layer.new_expert(config, form) for name, layer in layers.items()}
+    for name, layer in layers.items():
+        # The layer norm is never quantised, so it tells where and in which type the layer computes.
+        where = layer.final_layer_norm.weight
+        own = {key: tensor.to(where.device, where.dtype) for key, tensor in parts[name].items()}
+        networks[name].load_state_dict(own, assign=True)
+        networks[name].train(layer.training)
+    return networks

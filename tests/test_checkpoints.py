@@ -1,5 +1,6 @@
 """Expert files and checkpoints: what is written, what is read back, and what is refused."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,10 +12,11 @@ from models import LANGUAGE, features, prompts, randomize_expert, save_whisper, 
 from safetensors.torch import load_file
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
-from distil_whisper_hf import DistilWhisperForConditionalGeneration, ExpertFileError
+from distil_whisper_hf import DistilWhisperForConditionalGeneration, ExpertFileError, base_fingerprint
 from distil_whisper_hf.base_fingerprint import BaseSample
 from distil_whisper_hf.checkpoints import expert_shapes, fingerprint_base
 from distil_whisper_hf.expert_verbs import is_expert_key
+from distil_whisper_hf.untrusted_files import check_finite
 
 open_model = DistilWhisperForConditionalGeneration.from_pretrained
 
@@ -233,6 +235,52 @@ def test_the_same_base_is_told_by_one_digest(whisper):
     assert mine.comparable({"int3/all": "0"}) == mine.comparable({}) == mine.fingerprint
     quantised = {"float32/unquantized": mine.fingerprint["float32/unquantized"]}
     assert mine.comparable(quantised) == quantised
+
+
+@pytest.mark.parametrize("change", ["in place", "past autograd", "another tensor", "assigned data", "another place"])
+def test_a_base_that_changed_is_looked_at_again(saved, whisper_folder, monkeypatch, change):
+    """Silent: an expert taken for that of a base that was trained, merged or replaced since the last look."""
+    model = open_model(whisper_folder)
+    model.load_expert("ca", saved)
+    looks, sha256 = [], hashlib.sha256
+    monkeypatch.setattr(base_fingerprint.hashlib, "sha256", lambda *data: looks.append(1) or sha256(*data))
+    assert model._base_sample().comparable(model.base_fingerprint())
+    before, seen = model.base_fingerprint(), len(looks)
+    assert model.base_fingerprint() == before and len(looks) == seen
+    monkeypatch.undo()
+    layer = model.model.encoder.layers[1].fc1
+    with torch.no_grad():
+        if change == "in place":
+            layer.weight.add_(0.01)
+        elif change == "past autograd":
+            # As PEFT merges an adapter.
+            layer.weight.data += 0.01
+        elif change == "another tensor":
+            layer.weight = torch.nn.Parameter(layer.weight + 0.01)
+        elif change == "assigned data":
+            layer.weight.data = layer.weight.data.clone().add_(0.01)
+        else:
+            layer.weight.data = layer.weight.data.clone()
+    if change == "another place":
+        assert model.base_fingerprint() == before
+        return
+    assert model.base_fingerprint() == open_fingerprint(model) != before
+    model.remove_expert("ca")
+    with pytest.raises(ExpertFileError, match="on other weights"):
+        model.load_expert("ca", saved)
+
+
+def open_fingerprint(model) -> dict[str, str]:
+    """By the definition, of all that is not an expert's."""
+    return fingerprint_base(named for named in model.model.named_parameters() if not is_expert_key(named[0]))
+
+
+def test_finite_numbers_may_have_a_sum_that_is_not():
+    """Silent: numbers that are refused for their size, or NaN and infinities that cancel out."""
+    check_finite("file", {"large": torch.full((4,), 3e38), "half": torch.full((64,), 65504.0, dtype=torch.float16)})
+    for wrong in ([1.0, float("nan")], [float("inf"), float("-inf")], [float("inf")]):
+        with pytest.raises(ExpertFileError, match="finite numbers, b holds"):
+            check_finite("file", {"a": torch.ones(2), "b": torch.tensor(wrong)})
 
 
 def test_the_fingerprint_sees_every_tensor(whisper):
