@@ -50,7 +50,14 @@ EVAL = [
     "tqdm>=4.60,<5",
 ]
 QUANT = ["bitsandbytes>=0.50,<1", "torchao>=0.18,<1"]
-EXPORT = ["ctranslate2>=4.8,<5", "onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.6,<1"]
+# What writes an export; whisper.cpp's file and plain Whisper need nothing. What opens it comes with the program.
+EXPORT = [
+    "ctranslate2>=4.8,<5",
+    "onnx>=1.20,<2",
+    "onnxruntime>=1.23,<2",
+    "onnxscript>=0.6,<1",
+    "peft>=0.18,<1",
+]
 DEMO = ["gradio>=6.0,<7"]
 # The linter and the type checker are pinned to one version: another one would find other faults in the same code.
 DEV = sorted({*TRAIN, *EVAL, "mypy==2.4.1", "pytest>=9.0,<10", "pytest-xdist>=3.6,<4", "ruff==0.17.6"})

@@ -28,6 +28,7 @@ COMMANDS = {
     "convert": Command("convert", "turn the original release, or a LoRA adapter, into expert files"),
     "curve": Command("curve", "methods beside each other: gain in domain against loss out of it, over rates and seeds"),
     "evaluate": Command("evaluate", "error rates with intervals, bias by group, and what quantisation does to both"),
+    "export": Command("export", "an expert for faster-whisper, whisper.cpp, PEFT, and as plain Whisper"),
     "push": Command("push", "push a release or an expert to the Hub"),
     "release": Command("release", "make the folder that would be pushed, from trained experts"),
     "teach": Command("teach", "keep what a teacher says of the training speech, before training"),

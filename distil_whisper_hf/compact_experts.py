@@ -144,8 +144,8 @@ class CompactExpert(GatedExpert):
 
     @property
     def always_open(self) -> bool:
-        """Whether no token can close the gate: no hidden unit pulls a logit below 0."""
-        return self.fc1 is not None and bool((self.gate_out.weight >= 0).all())
+        """As any expert's; False where it has no gate, and leaves the feed-forward network alone."""
+        return self.fc1 is not None and super().always_open
 
     @torch.no_grad()
     def merge(self, fc1: nn.Linear, fc2: nn.Linear) -> bool:

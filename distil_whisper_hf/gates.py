@@ -44,6 +44,11 @@ class GatedExpert(nn.Module):
         self.gate_in = GateLinear(d_model, gate_dim, bias=True, init_std=init_std)
         self.gate_out = GateLinear(gate_dim, 1, bias=False, init_std=0.0)
 
+    @property
+    def always_open(self) -> bool:
+        """Whether no token can close the gate: no hidden unit pulls a logit below 0."""
+        return bool((self.gate_out.weight >= 0).all())
+
     def gate_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """G: `(…, d_model)` -> `(…)`."""
         if self.training:

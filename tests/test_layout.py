@@ -153,6 +153,7 @@ ROOM_ARROW: dict[str, set[str]] = {
         "markdown",
     },
     "evaluation": set(),
+    "export": {"core", "markdown"},
     "commands": {
         "__init__",
         "core",
@@ -163,6 +164,7 @@ ROOM_ARROW: dict[str, set[str]] = {
         "evaluation.scores",
         "evaluation.statistics",
         "evaluation.systems",
+        "export",
         "markdown",
         "publishing",
         "secret_tokens",
