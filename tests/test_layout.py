@@ -182,7 +182,8 @@ SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
         "losses": set(),
         "collator": {"losses"},
         "teacher": {"features", "vocabulary"},
-        "speech_trainer": {"arguments", "collator", "datasets", "losses", "resuming"},
+        "loaders": {"arguments", "datasets"},
+        "speech_trainer": {"arguments", "collator", "datasets", "loaders", "losses", "resuming"},
         "trainer": {
             "arguments", "collator", "hub_pushes", "losses", "schedules", "speech_trainer", "teacher", "teacher_cache",
             "top_tokens",

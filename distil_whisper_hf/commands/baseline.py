@@ -97,7 +97,7 @@ def _train(
             compute_metrics=PredictionMetrics(processor.tokenizer) if training.predict_with_generate else None,
         )
         carry_out(trainer, run, record, corpus)
-    if run.test == "none" or training.process_index != 0:
+    if run.test == "none":
         return 0
     if run.resume and is_tested(run, corpus, training.output_dir):
         return 0

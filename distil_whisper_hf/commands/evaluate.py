@@ -5,7 +5,8 @@
 
 A system is MODEL, MODEL+ca@FOLDER (with an expert) or MODEL+lora@FOLDER (with a LoRA adapter), before it LABEL= for a
 name of your own. Every clip's hypothesis is kept in OUTPUT/hypotheses: an interrupted run goes on where it
-stopped, and what has been transcribed is never transcribed again. The report is OUTPUT/report.md.
+stopped, and what has been transcribed is never transcribed again. The report is OUTPUT/report.md. Several processes
+share the clips, each with a GPU of its own: `torchrun --nproc_per_node 2 -m distil_whisper_hf.cli evaluate ...`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from ..evaluation.recipes import Recipe
     from ..evaluation.report.document import Report
     from ..evaluation.systems.hypotheses import Hypothesis
+    from ..evaluation.systems.processes import Processes
+
+    # System -> full id of a clip -> what it made of it.
+    Answers = dict[str, dict[str, Hypothesis]]
 
 # They say the same at every call or batch.
 _CHATTY = (
@@ -51,15 +56,25 @@ def main(arguments: Sequence[str]) -> int:
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     from ..evaluation.recipes import recipe_from
+    from ..evaluation.systems.processes import connected
 
-    recipe = recipe_from(_values(args))
-    _check_start(recipe)
-    if args.dry_run:
-        print(show_data(recipe, read_data(recipe)))
-        return 0
-    command = shlex.join([*PROGRAM.split(), *without_given_tokens(arguments)])
-    with locked(recipe.output):
-        report = evaluate(recipe, read_data(recipe), command=command, progress=not args.quiet)
+    with connected() as processes:
+        values = _values(args)
+        recipe = recipe_from({**values, "device": processes.device(values.get("device", "cpu"))})
+        _check_start(recipe)
+        if args.dry_run:
+            if processes.main:
+                print(show_data(recipe, read_data(recipe)))
+            return 0
+        command = shlex.join([*PROGRAM.split(), *without_given_tokens(arguments)])
+        with locked(recipe.output, main_process=processes.main):
+            # Nothing is written before the folder is this program's.
+            processes.wait()
+            data = read_data(recipe)
+            answers = transcribe_all(recipe, data, progress=not args.quiet and processes.main, processes=processes)
+            if not processes.main:
+                return 0
+            report = evaluate(recipe, data, answers, command=command)
     print(f"{len(report.scores)} scores of {len(report.clips)} clips: {Path(recipe.output) / 'report.md'}")
     return 0
 
@@ -245,12 +260,37 @@ def show_data(recipe: Recipe, data: Data) -> str:
     return "\n".join(lines)
 
 
-def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = True) -> Report:
-    """Transcribe what is missing, measure, score, and write everything into `recipe.output`; returns the report.
+def transcribe_all(recipe: Recipe, data: Data, *, progress: bool = True, processes: Processes | None = None) -> Answers:
+    """Transcribe what is missing, of several processes a share each; all of it, on the first of them."""
+    from ..evaluation.systems.hypotheses import HypothesisStore, store_path, transcribe
+    from ..evaluation.systems.processes import ALONE
+
+    processes = processes or ALONE
+    folder = Path(recipe.output) / "hypotheses"
+    paths = {spec.name: store_path(folder, spec, recipe.generation) for spec in recipe.systems}
+    if processes.main:
+        for path in paths.values():
+            HypothesisStore(path).take_in()
+    processes.wait()
+    for spec in recipe.systems:
+        store = HypothesisStore(paths[spec.name], processes.index)
+        transcribe(spec, data.clips, store, settings=recipe.generation, progress=progress, processes=processes)
+    processes.wait()
+    answers: Answers = {}
+    if processes.main:
+        for name, path in paths.items():
+            store = HypothesisStore(path)
+            store.take_in()
+            answers[name] = {clip.full_id: store[clip] for clip in data.clips}
+    return answers
+
+
+def evaluate(recipe: Recipe, data: Data, answers: Answers, *, command: str = "") -> Report:
+    """Measure, score, and write everything into `recipe.output`; returns the report.
 
     Written: `rejections.jsonl` (what is not evaluated), `notes.jsonl` (what is worth knowing of the rest),
-    `hypotheses/*.jsonl`, `costs.json`, `gates.json`, `scores.jsonl` (clips), `results.jsonl` (tables), `figures/*.png`
-    and `report.md`. All but the hypotheses, costs and gates are made anew from these each time.
+    `costs.json`, `gates.json`, `scores.jsonl` (clips), `results.jsonl` (tables), `figures/*.png` and `report.md`. All
+    but costs and gates are made anew each time, from these and from the hypotheses (`transcribe_all`).
     """
     from ..data.screening import REJECTIONS_FILE, ScreeningReport
     from ..evaluation.report.analysis import analyse, score_all
@@ -258,7 +298,6 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
     from ..evaluation.report.figures import draw_figures
     from ..evaluation.report.page import render
     from ..evaluation.report.trends import find_trends
-    from ..evaluation.systems.hypotheses import HypothesisStore, store_path, transcribe
     from .kept_measurements import costs_of, gates_of
 
     output = Path(recipe.output)
@@ -267,11 +306,6 @@ def evaluate(recipe: Recipe, data: Data, *, command: str = "", progress: bool = 
     left_out = [one for rows in rejected.values() for one in rows]
     known = [one for found in notes.values() for one in found]
     ScreeningReport(rejections=left_out, notes=known).save(output / REJECTIONS_FILE)
-    answers: dict[str, dict[str, Hypothesis]] = {}
-    for spec in recipe.systems:
-        store = HypothesisStore(store_path(output / "hypotheses", spec, recipe.generation))
-        transcribe(spec, clips, store, settings=recipe.generation, progress=progress)
-        answers[spec.name] = {clip.full_id: store[clip] for clip in clips}
     costs = costs_of(recipe, clips, answers, output / "costs.json") if recipe.measure_cost else []
     gates = gates_of(recipe, clips, answers, output / "gates.json")
     scores = score_all(recipe, clips, answers)

@@ -11,6 +11,7 @@ from ..evaluation.scores.metrics import UtteranceScore, aggregate, score_utteran
 from ..evaluation.scores.normalization import get_normalizer
 from ..evaluation.systems.hypotheses import GenerationSettings, transcribe_clips
 from ..evaluation.systems.opening import System
+from ..evaluation.systems.processes import running
 from ..markdown import table as markdown_table
 
 
@@ -92,11 +93,15 @@ def score_rows(scores: Sequence[UtteranceScore], *, dataset: str, domain: str) -
 def score_system(
     system: System, test_sets: Mapping[str, Sequence[Clip]], settings: GenerationSettings
 ) -> tuple[list[ScoreRow], dict[str, list[str]]]:
-    """Rows and transcripts (by set) of one system on all sets; every clip is given its language, and its expert."""
+    """Rows and transcripts (by set) of one system on all sets; every clip is given its language, and its expert.
+
+    The processes of a training share the clips, and each has the scores of all.
+    """
+    processes = running()
     rows, texts = [], {}
     for name, clips in test_sets.items():
         if clips:
-            made = transcribe_clips(system, clips, settings)
+            made = transcribe_clips(system, clips, settings, progress=processes.main, processes=processes)
             # Screened clips that cannot be decoded after all: as if nothing had been recognised.
             texts[name] = [hypothesis.text or "" for hypothesis in made]
             scores = score(clips, texts[name], system=system.name)

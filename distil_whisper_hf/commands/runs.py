@@ -25,6 +25,7 @@ from ..data.rejections import notices
 from ..data.screening import REJECTIONS_FILE, TooManyRejected
 from ..evaluation.systems.hypotheses import GenerationSettings
 from ..evaluation.systems.opening import System
+from ..evaluation.systems.processes import running
 from ..secret_tokens import without_given_tokens
 from ..training.arguments import SpeechTrainingArguments
 from ..training.datasets import RowMaker, SpeechDataset
@@ -216,6 +217,8 @@ def show_rows(
     folder: str | Path,
 ) -> None:
     """The end of a dry run: test sets and first rows as the model will see them; splits in a folder without a run."""
+    if not running().main:
+        return
     for name, clips in corpus.test_sets.items():
         domain = "out of domain" if name in corpus.out_of_domain else "in domain"
         print(f"test set {name} ({domain}): {count(clips)}")
@@ -243,6 +246,7 @@ def carry_out(
         CheckpointError: no checkpoint to go on from, or one that lacks a state.
     """
     training = trainer.args
+    processes = running()
     folder = Path(training.output_dir)
     # The others look at what the main process leaves.
     with training.main_process_first(local=False):
@@ -262,10 +266,15 @@ def carry_out(
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     describe(outcome.global_step)
     trainer.save_model()
+    rows = trainer.train_dataset
+    # Each process knows of its own; the others open what the main process has saved, to test it.
+    if isinstance(rows, SpeechDataset):
+        failed = processes.gather([clip.id for clip in rows.failures()])
+        left_out = len({name for names in failed for name in names})
+    else:
+        left_out = sum(processes.gather(sum(rows.counts().values())))
     if training.process_index != 0:
         return
-    rows = trainer.train_dataset
-    left_out = len(rows.failures()) if isinstance(rows, SpeechDataset) else sum(rows.counts().values())
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     print(
         f"{outcome.global_step} steps in {trainer.seconds:.0f} s, {parameters:,} parameters; "
@@ -288,7 +297,7 @@ def is_tested(run: RunArguments, corpus: Corpus, folder: str | Path) -> bool:
         tested = kept["tested"] == _test_digest(run, corpus, Path(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if tested:
+    if tested and running().main:
         print(f"The run in {str(folder)!r} was tested before: nothing was changed.")
     return tested
 
@@ -311,12 +320,22 @@ def report(
 ) -> list[ScoreRow]:
     """Test systems, print the table, and write it with the transcripts into `scores.json`, the last file of a run.
 
+    Several processes share the clips; the first one alone prints and writes.
+
     Args:
         systems: name -> model, tested in this order.
         more: further content of the file, such as the command and gate use.
     """
     folder = Path(training.output_dir)
+    dtype = computing_dtype(getattr(torch, run.test_precision), training.device)
+    settings = GenerationSettings(max_new_tokens=run.test_max_new_tokens, batch_size=run.test_batch_size)
     rows: list[ScoreRow] = []
+    heard: dict[str, dict[str, list[str]]] = {}
+    for name, model in systems.items():
+        found, heard[name] = score_system(System(name, model.to(dtype).eval(), processor), corpus.test_sets, settings)
+        rows += found
+    if training.process_index != 0:
+        return rows
     try:
         outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -324,9 +343,8 @@ def report(
         outcome = {}
     # A run of version 0.1 has none.
     outcome.pop("files", None)
-    dtype = computing_dtype(getattr(torch, run.test_precision), training.device)
-    more = {**more, **outcome, "tested": _test_digest(run, corpus, folder)}
-    more["test_precision"] = str(dtype).removeprefix("torch.")
+    said = {**more, **outcome, "tested": _test_digest(run, corpus, folder)}
+    said["test_precision"] = str(dtype).removeprefix("torch.")
     texts: dict[str, dict[str, Any]] = {
         name: {
             "domain": "out" if name in corpus.out_of_domain else "in",
@@ -336,13 +354,9 @@ def report(
         }
         for name, clips in corpus.test_sets.items()
     }
-    settings = GenerationSettings(max_new_tokens=run.test_max_new_tokens, batch_size=run.test_batch_size)
-    for name, model in systems.items():
-        system = System(name, model.to(dtype).eval(), processor)
-        found, transcripts = score_system(system, corpus.test_sets, settings)
-        rows += found
+    for name, transcripts in heard.items():
         for dataset, hypotheses in transcripts.items():
             texts[dataset][name] = hypotheses
     print(table(rows))
-    write_json(folder / SCORES_FILE, {**more, "rows": [asdict(row) for row in rows], "transcripts": texts})
+    write_json(folder / SCORES_FILE, {**said, "rows": [asdict(row) for row in rows], "transcripts": texts})
     return rows

@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..data.screening import REJECTIONS_FILE
+from ..evaluation.systems.processes import running
 from ..training.teacher_cache import CachedTeacher
 from .command_line import parse
 from .mistakes import program
@@ -48,10 +49,13 @@ def main(arguments: Sequence[str]) -> int:
     for batch in tqdm(trainer.get_train_dataloader(), desc="windows", unit="batch", disable=not main_process):
         trainer.ask_teacher(batch)
     teacher = trainer.teacher
-    if main_process and isinstance(teacher, CachedTeacher):
+    if not isinstance(teacher, CachedTeacher):
+        return 0
+    asked, found = map(sum, zip(*running().gather((teacher.asked, teacher.found)), strict=True))
+    if main_process:
         size = sum(path.stat().st_size for path in Path(teacher.cache.folder).rglob("*.safetensors"))
         print(
-            f"{teacher.asked + teacher.found} windows in this process: {teacher.asked} were asked for, {teacher.found} "
-            f"were kept already; {teacher.cache.folder}: {size / 1e6:.1f} MB"
+            f"{asked + found} windows: {asked} were asked for, {found} were kept already; "
+            f"{teacher.cache.folder}: {size / 1e6:.1f} MB"
         )
     return 0

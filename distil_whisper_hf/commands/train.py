@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, WhisperProcessor
+from transformers import PreTrainedModel, TrainerCallback, WhisperProcessor
 
 from ..configuration_distil_whisper import DistilWhisperConfig
 from ..cpu_precision import computing_dtype
@@ -61,10 +61,29 @@ KINDS = (RunArguments, DataArguments, ExpertArguments, AnchorArguments, DistilWh
 @program(PROGRAM)
 def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit status."""
-    run, data, expert, anchors, training = parse(KINDS, arguments, program=PROGRAM, description=__doc__)
+    return train(arguments, command=command_line("train", arguments))
+
+
+def train(arguments: Sequence[str], *, command: str, callbacks: Sequence[TrainerCallback] = ()) -> int:
+    """What the program does, for an engine that starts processes by itself (see `examples/ray_train.py`); raises what
+    the program says.
+
+    Args:
+        arguments: words of the command line.
+        command: kept with the scores.
+        callbacks: for the trainer.
+    """
+    run, data, expert, anchors, training = read_arguments(arguments)
     _check_start(run, data, expert, anchors, training)
     with locked(training.output_dir, main_process=training.process_index == 0):
-        return _train(run, data, expert, anchors, training, command=command_line("train", arguments))
+        return _train(run, data, expert, anchors, training, command=command, callbacks=callbacks)
+
+
+def read_arguments(
+    words: Sequence[str],
+) -> tuple[RunArguments, DataArguments, ExpertArguments, AnchorArguments, DistilWhisperTrainingArguments]:
+    """Flags and recipes as the program takes them; ValueError for a mistake in them."""
+    return parse(KINDS, words, program=PROGRAM, description=__doc__)
 
 
 def _train(
@@ -75,6 +94,7 @@ def _train(
     training: DistilWhisperTrainingArguments,
     *,
     command: str,
+    callbacks: Sequence[TrainerCallback],
 ) -> int:
     processor, labels, corpus = prepare(run, data, training)
     names = _experts(data, corpus.splits.train)
@@ -89,6 +109,8 @@ def _train(
     if not run.test_only:
         _check_room(run, expert, training, len(names))
         trainer = build_trainer(run, data, expert, anchors, training, processor, labels, corpus)
+        for callback in callbacks:
+            trainer.add_callback(callback)
 
         def describe(steps: int) -> None:
             for name, _ in names:
@@ -100,7 +122,7 @@ def _train(
                     _interpolate(trainer.model, name, run, training, processor, corpus)
 
         carry_out(trainer, run, _record(trainer, run, data, expert, anchors, corpus), corpus, describe=describe)
-    if run.test == "none" or training.process_index != 0:
+    if run.test == "none":
         return 0
     if run.resume and is_tested(run, corpus, training.output_dir):
         return 0
@@ -112,7 +134,10 @@ def _train(
     if run.test == "both":
         base = DistilWhisperForConditionalGeneration.from_pretrained(run.model, experts=[]).to(training.device)
         systems = {"whisper": base, **systems}
-    gates = _gate_shares(trained, processor, _of_experts(corpus, [name for name, _ in names], run.test_limit))
+    gates = None
+    if training.process_index == 0:
+        # Only it writes.
+        gates = _gate_shares(trained, processor, _of_experts(corpus, [name for name, _ in names], run.test_limit))
     report(systems, processor, corpus, run, training, command=command, gates=gates)
     return 0
 
@@ -142,7 +167,8 @@ def _interpolate(
         f"{share}: {' and '.join(f'{rate:.1f} % {domain} domain' for domain, rate in by_domain.items())}"
         for share, by_domain in rates.items()
     )
-    print(f"expert {name}: {weight:g} of it, the rest Whisper's (dev WER {shown})")
+    if training.process_index == 0:
+        print(f"expert {name}: {weight:g} of it, the rest Whisper's (dev WER {shown})")
 
 
 def _record(

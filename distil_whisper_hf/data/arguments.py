@@ -109,7 +109,9 @@ class DataArguments:
 
     def dev_sources(self) -> list[Source]:
         """A source for each of `dev_data`, likewise."""
-        languages = one_for_each(self.dev_language or self.language, self.dev_data, "dev_language")
+        # Those of the training stand in, where there is anything to stand in for.
+        given = self.dev_language or (self.language if self.dev_data else [])
+        languages = one_for_each(given, self.dev_data, "dev_language")
         return [self._source(path, language) for path, language in zip(self.dev_data, languages, strict=True)]
 
     def _source(self, path: str, language: str | None, expert: str | None = None) -> Source:

@@ -144,6 +144,10 @@ class ClipTurns:
         for stream in self.streams:
             stream.set_epoch(epoch)
 
+    def for_process(self, index: int, count: int) -> ClipTurns:
+        """The part of one of several processes: its share of every stream, so that languages are mixed there too."""
+        return ClipTurns([stream.for_process(index, count) for stream in self.streams])
+
 
 def _splits(source: Source, arguments: DataArguments, screen: Screen, report: ScreeningReport) -> Splits:
     """Train, dev and test of one source."""

@@ -6,7 +6,7 @@ Audio stays encoded in its table and is decoded by us, so that the library's own
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .audio import StoredAudio
@@ -116,6 +116,13 @@ class ClipStream:
     def set_epoch(self, epoch: int) -> None:
         """Shuffle anew, if the data set is one that shuffles."""
         self.dataset.set_epoch(epoch)
+
+    def for_process(self, index: int, count: int) -> ClipStream:
+        """The part of one of several processes: whole shards where they can be dealt out evenly, else every
+        `count`-th row."""
+        from datasets.distributed import split_dataset_by_node
+
+        return replace(self, dataset=split_dataset_by_node(self.dataset, rank=index, world_size=count))
 
 
 def stream_dataset(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -38,8 +39,10 @@ logger = logging.getLogger(__name__)
 OnUnreadable = Literal["next", "raise"]
 
 
-class _Shuffles(Protocol):
+class _Stream(Protocol):
     def set_epoch(self, epoch: int) -> None: ...
+
+    def for_process(self, index: int, count: int) -> Iterable[Clip | Rejection]: ...
 
 
 class RowMaker:
@@ -167,8 +170,9 @@ class StreamingSpeechDataset(IterableDataset):
     """Clips as they come from a stream, screened on the way.
 
     Args:
-        clips: can be iterated over once for each epoch; in several workers it must yield each its own part, as
-            `stream_dataset` does. A row that describes no clip comes as its rejection.
+        clips: can be iterated over once for each epoch; in several workers it must yield each its own part, and of
+            several processes it must know the part of each (`for_process`), as `stream_dataset` does. A row that
+            describes no clip comes as its rejection.
         screen: decides which clips are used.
         make_row: reads and transforms a clip.
         rejections_file: a line of JSON (see `Rejection`) is appended to it for each clip left out, by any worker.
@@ -222,7 +226,15 @@ class StreamingSpeechDataset(IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on to a stream that shuffles."""
-        cast(_Shuffles, self.clips).set_epoch(epoch)
+        cast(_Stream, self.clips).set_epoch(epoch)
+
+    def for_process(self, index: int, count: int) -> StreamingSpeechDataset:
+        """The part of one of several processes, whose clips it alone decodes; what is left out is counted here too."""
+        if count == 1:
+            return self
+        part = copy(self)
+        part.clips = cast(_Stream, self.clips).for_process(index, count)
+        return part
 
     def _reject(self, rejection: Rejection) -> None:
         logger.warning("Left out clip %s: %s, %s", rejection.id, rejection.reason, rejection.detail)

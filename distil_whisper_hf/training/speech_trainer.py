@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import PreTrainedModel, Seq2SeqTrainer, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from transformers.trainer import TRAINER_STATE_NAME
@@ -29,7 +29,8 @@ from ..data.atomic_files import UNFINISHED, explained
 from ..data.labels import LabelBuilder
 from .arguments import SpeechTrainingArguments, without_secrets
 from .collator import SpeechBatch, SpeechCollator
-from .datasets import SpeechDataset
+from .datasets import SpeechDataset, StreamingSpeechDataset
+from .loaders import SeededByEpoch, stream_loader
 from .losses import IGNORED, cross_entropy
 from .resuming import CheckpointError, DamagedCheckpointError, check_checkpoint, last_checkpoint, rotate, seal
 
@@ -160,7 +161,14 @@ class SpeechTrainer(Seq2SeqTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        torch.save(self._epoch_random, Path(output_dir) / self._epoch_random_file)
+        folder = Path(output_dir)
+        torch.save(self._epoch_random, folder / self._epoch_random_file)
+        if self.args.world_size > 1:
+            # On machines without a disk in common, a checkpoint is whole on the one that saves it.
+            names = [self._epoch_random_file, f"rng_state_{self.args.process_index}.pth"]
+            for name, content in gather_object([(name, (folder / name).read_bytes()) for name in names]):
+                if self.args.should_save and not (folder / name).exists():
+                    (folder / name).write_bytes(content)
 
     @property
     def _epoch_random_file(self) -> str:
@@ -300,11 +308,18 @@ class SpeechTrainer(Seq2SeqTrainer):
         (task,) = {token.strip("<|>") for token in tokens(inputs["labels"][:, 1].tolist())}
         return {"language": languages, "task": task}
 
+    def get_train_dataloader(self) -> DataLoader:
+        """As the Trainer's, but of a stream each process reads and decodes its own part, and none for the others."""
+        rows = self.train_dataset
+        if not isinstance(rows, StreamingSpeechDataset):
+            return super().get_train_dataloader()
+        return stream_loader(rows, self.args, batch_size=self._train_batch_size, collator=self.data_collator)
+
     # Both would open the audio of every row for its length, and find the same for all: the window's.
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         rows = self._for_sampler(self.train_dataset if train_dataset is None else train_dataset)
         sampler = super()._get_train_sampler(rows)
-        return _SeededByEpoch(sampler, self.args) if isinstance(sampler, LengthGroupedSampler) else sampler
+        return SeededByEpoch(sampler, self.args) if isinstance(sampler, LengthGroupedSampler) else sampler
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         return super()._get_eval_sampler(self._for_sampler(eval_dataset))
@@ -362,6 +377,8 @@ class SpeechTrainer(Seq2SeqTrainer):
                 shutil.rmtree(staging, ignore_errors=True)
         self._rotate()
         self.accelerator.wait_for_everyone()
+        # On a disk of its own, a process has its own part there.
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
@@ -372,25 +389,6 @@ def _disk_faults(path: Path) -> Iterator[None]:
             yield
         except RuntimeError as error:
             raise OSError(None, str(error)) from error
-
-
-class _SeededByEpoch(Sampler):
-    """A sampler in an order of each epoch's own, which a run that was resumed in that epoch finds again."""
-
-    def __init__(self, sampler: LengthGroupedSampler, args: SpeechTrainingArguments) -> None:
-        self.sampler = sampler
-        self.seed = args.seed if args.data_seed is None else args.data_seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[int]:
-        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(self.sampler)
 
 
 def _replace_folder(source: Path, target: Path) -> None:

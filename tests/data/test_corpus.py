@@ -117,6 +117,17 @@ def test_a_bad_row_is_counted_once(read, speech) -> None:
     assert [(one.row, one.reason) for one in report.rejections] == [(11, "bad_row")]
 
 
+def test_each_source_has_its_language_also_without_dev_data(read, speech) -> None:
+    """Silent: nobody could name the languages of two sources, as none was said for the dev data that there is not."""
+    tables = [csv_table(speech / name) for name in ("one.csv", "two.csv")]
+    corpus = read(*tables, language=["ca", "gl"])
+    assert {clip.language for clip in corpus.splits.train} == {"ca", "gl"}
+    assert DataArguments(language=["ca"], dev_data=[str(speech)]).dev_sources()[0].language == "ca"
+    for given in ({"language": ["ca", "gl"], "dev_data": [str(speech)]}, {"dev_language": ["ca", "gl"]}):
+        with pytest.raises(ValueError, match="Expected one dev_language for all"):
+            DataArguments(**given).dev_sources()
+
+
 def test_mistakes_in_flags_stop_at_once(read, speech) -> None:
     """Prevents every clip from being opened before a slip of the pen is found."""
     path = csv_table(speech / "plain.csv")

@@ -2,7 +2,7 @@
 
 Each batch's hypotheses go to a JSON-lines file in one write, flushed to the disk. Which clips share a batch is decided
 before the first one runs, from the data set alone, so that a run in two pieces computes the very batches of a run in
-one. `transcribe_clips` does the same without a file.
+one, and so do several processes, which share them. `transcribe_clips` does the same without a file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ...data.audio import AudioError, read_audio
 from ...data.clips import Clip
 from .opening import System, SystemSpec, open_system, system_digest
 from .outcomes import SAMPLING_RATE, WINDOW_SECONDS, Outcome, Samples, audio_outcome
+from .processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -92,29 +93,54 @@ def clip_key(clip: Clip) -> tuple[str, ...]:
 class HypothesisStore:
     """Hypotheses of one system on disk, a JSON object a line. A last line that was cut off by a kill is removed.
 
+    Of several processes the first writes into the file itself, and the others each into one beside it; `take_in` puts
+    their lines into it. What a killed run left beside it is found by the next one, of any number of processes.
+
+    Args:
+        path: the file.
+        process: the number of this process.
+
     Raises:
         ValueError: a line that is complete and no hypothesis: the file is not ours or was edited.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, process: int = 0) -> None:
+        self.main_path = Path(path)
+        self.path = self.main_path if process == 0 else self.main_path.with_suffix(f".{process}.jsonl")
         self.hypotheses: dict[tuple[str, ...], Hypothesis] = {}
-        if self.path.exists():
-            self._heal()
+        for file in dict.fromkeys([self.main_path, self.path]):
+            self._read(file)
+
+    def take_in(self) -> None:
+        """Put what other processes have written into the file of the first, and remove theirs; for that one alone."""
+        for path in sorted(self.main_path.parent.glob(f"{self.main_path.stem}.*.jsonl")):
+            if not path.suffixes[-2][1:].isdigit():
+                continue
+            before = dict(self.hypotheses)
+            self._read(path)
+            new = [made for key, made in self.hypotheses.items() if key not in before]
+            if new:
+                self.append(new)
+            path.unlink()
+
+    def _read(self, path: Path) -> None:
+        if path.exists():
+            self._heal(path)
             # Not by splitlines(), which also takes signs for ends of lines that JSON leaves in a text.
-            lines = self.path.read_bytes().split(b"\n")[:-1]
+            lines = path.read_bytes().split(b"\n")[:-1]
             for number, line in enumerate(lines, start=1):
                 try:
                     hypothesis = Hypothesis(**json.loads(line))
                 except (ValueError, TypeError) as error:
                     raise ValueError(
-                        f"expected a hypothesis in line {number} of {self.path}, got {line[:80]!r} ({error}): remove "
+                        f"expected a hypothesis in line {number} of {path}, got {line[:80]!r} ({error}): remove "
                         "the line, and that clip is transcribed again"
                     ) from error
                 self.hypotheses[hypothesis.key] = hypothesis
 
-    def _heal(self) -> None:
-        with self.path.open("rb+") as file:
+    @staticmethod
+    def _heal(path: Path) -> None:
+        with path.open("rb+") as file:
             content = file.read()
             if content and not content.endswith(b"\n"):
                 file.truncate(content.rfind(b"\n") + 1)
@@ -167,18 +193,21 @@ def transcribe(
     settings: GenerationSettings,
     open_model: Callable[[SystemSpec], System] = open_system,
     progress: bool = True,
+    processes: Processes = ALONE,
 ) -> int:
-    """Transcribe what the store lacks; returns how many clips that were.
+    """Transcribe what the store lacks, of several processes a share each; returns how many clips that were.
 
     The model is opened only if there is something to do.
     """
-    batches = [[u for u in batch if u not in store] for batch in plan_batches(clips, settings)]
+    # Shared before any is left out: the processes may have read the file at different times.
+    planned = processes.share(plan_batches(clips, settings))
+    batches = [[u for u in batch if u not in store] for batch in planned]
     batches = [batch for batch in batches if batch]
-    total = sum(map(len, batches))
+    whole, total = sum(map(len, planned)), sum(map(len, batches))
     if total == 0:
         return 0
     system = open_model(spec)
-    with tqdm(total=len(clips), initial=len(clips) - total, desc=spec.name, unit="clip", disable=not progress) as bar:
+    with tqdm(total=whole, initial=whole - total, desc=spec.name, unit="clip", disable=not progress) as bar:
         for batch in batches:
             store.append(transcribe_batch(system, batch, settings))
             bar.update(len(batch))
@@ -186,16 +215,26 @@ def transcribe(
 
 
 def transcribe_clips(
-    system: System, clips: Sequence[Clip], settings: GenerationSettings, *, progress: bool = True
+    system: System,
+    clips: Sequence[Clip],
+    settings: GenerationSettings,
+    *,
+    progress: bool = True,
+    processes: Processes = ALONE,
 ) -> list[Hypothesis]:
-    """Hypotheses of a model that is open already, in the order of the clips."""
+    """Hypotheses of a model that is open already, in the order of the clips; several processes share the work, and each
+    has all of it in the end."""
+    places = {id(clip): place for place, clip in enumerate(clips)}
     found: dict[int, Hypothesis] = {}
-    with tqdm(total=len(clips), desc=system.name, unit="clip", leave=False, disable=not progress) as bar:
-        for batch in plan_batches(clips, settings):
+    batches = processes.share(plan_batches(clips, settings))
+    total = sum(map(len, batches))
+    with tqdm(total=total, desc=system.name, unit="clip", leave=False, disable=not progress) as bar:
+        for batch in batches:
             made = transcribe_batch(system, batch, settings)
-            found.update((id(clip), hypothesis) for clip, hypothesis in zip(batch, made, strict=True))
+            found.update((places[id(clip)], hypothesis) for clip, hypothesis in zip(batch, made, strict=True))
             bar.update(len(batch))
-    return [found[id(clip)] for clip in clips]
+    everything = {place: made for part in processes.gather(found) for place, made in part.items()}
+    return [everything[places[id(clip)]] for clip in clips]
 
 
 def transcribe_batch(system: System, batch: Sequence[Clip], settings: GenerationSettings) -> list[Hypothesis]:
