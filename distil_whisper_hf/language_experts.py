@@ -195,8 +195,11 @@ class LanguageExperts(nn.ModuleDict):
         return output, gates
 
     def _skips(self) -> bool:
-        """The skip-gate's draw for a layer call, from torch's generator: gradient checkpointing replays it."""
-        return torch.rand(()).item() < self.skip_probability
+        """The skip-gate's draw for a layer call, from torch's generator: gradient checkpointing replays it.
+
+        `torch.compile` divides its graph here: where no layer is skipped, nothing is drawn.
+        """
+        return self.skip_probability > 0.0 and torch.rand(()).item() < self.skip_probability
 
     def _soft(
         self, hidden_states: torch.Tensor, shared: SharedPath, routing: ExpertRouting, groups: Groups
