@@ -24,6 +24,7 @@ from ..data.untranscribed import read_untranscribed
 from ..evaluation.scores.metrics import find_repetition
 from ..evaluation.systems.hypotheses import GenerationSettings, transcribe_clips
 from ..evaluation.systems.opening import System
+from ..evaluation.systems.processes import running
 from ..languages import language_code
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .runs import RunArguments
@@ -86,7 +87,9 @@ def anchor_windows(
     # Transformers' wrapper of `to` hides from type checkers that it is a method.
     system = System("anchors", base.to(device, dtype).eval(), processor)  # type: ignore[arg-type,call-arg]
     settings = GenerationSettings(batch_size=run.test_batch_size)
-    said = [made.text or "" for made in transcribe_clips(system, chosen, settings)]
+    # Processes share them, and each has all.
+    made = transcribe_clips(system, chosen, settings, progress=running().main, processes=running())
+    said = [one.text or "" for one in made]
     usable, left_out = [], Counter[str]()
     for clip, text in zip(chosen, said, strict=True):
         ids = tuple(labels(text, language=clip.language))
@@ -96,7 +99,7 @@ def anchor_windows(
         else:
             left_out[reason] += 1
     shown = f" ({', '.join(f'{number} {reason}' for reason, number in left_out.items())})" if left_out else ""
-    print(f"anchors: {len(usable)} windows of {wanted} wanted, {left_out.total()} left out{shown}")
+    _say(f"anchors: {len(usable)} windows of {wanted} wanted, {left_out.total()} left out{shown}")
     if not usable:
         raise ValueError("Expected speech that Whisper has words for in --anchor_data, got none: name other folders.")
     return usable
@@ -124,12 +127,17 @@ def _unseen(
         )
         kept = [clip for clip in read if clip.digest not in used]
         minutes = sum(clip.seconds or 0.0 for clip in kept) / 60
-        print(
+        _say(
             f"{folder}: {len(kept)} stretches to hold on to Whisper, {minutes:.0f} minutes; {len(read) - len(kept)} "
             f"are trained on or tested, {len(rejected)} cannot be read"
         )
         clips += kept
     return clips
+
+
+def _say(line: str) -> None:
+    if running().main:
+        print(line)
 
 
 def _fault(text: str, language: str, tokens: int) -> str | None:

@@ -23,7 +23,7 @@ def said(monkeypatch):
     """What Whisper says on anchors, in order; the clips that it was asked are kept."""
     asked = []
 
-    def transcribe(system, clips, settings):
+    def transcribe(system, clips, settings, **options):
         assert system.model.expert_names == () and not system.model.training
         asked.extend(clips)
         texts = ["ho ho ho ho ho ho ho ho", "", *(f"words {number}" for number in range(len(clips)))]
@@ -116,5 +116,5 @@ def test_what_cannot_be_an_anchor_is_refused(base, catalan, tmp_path, refused, l
     more = [*words, "--anchor_data", str(tmp_path / "more")]
     assert "a language that is trained (ca)" in last_words([*more, "--anchor_language", "gl"])
     assert "above 0 and below 1, got 1" in refused([*more, "--anchor_share", "1"])
-    monkeypatch.setattr(program, "transcribe_clips", lambda system, clips, settings: [SimpleNamespace(text=None)])
+    monkeypatch.setattr(program, "transcribe_clips", lambda *words, **options: [SimpleNamespace(text=None)])
     assert "Whisper has words for" in last_words(more)
