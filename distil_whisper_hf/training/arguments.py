@@ -121,6 +121,10 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         default=None,
         metadata={"help": "Probability that a layer leaves its experts out; by default that of the model (0.2)."},
     )
+    average_last: int | None = field(
+        default=None,
+        metadata={"help": "End with the mean of this many last checkpoints, before interpolation and compression."},
+    )
     # A number, or "auto".
     expert_interpolation: str = field(
         default="1.0",
@@ -158,6 +162,15 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         for name, value in (("gate_budget", self.gate_budget), ("expert_interpolation", self.interpolation)):
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}.")
+        if self.average_last is not None:
+            kept = self.average_last if self.save_total_limit is None else self.save_total_limit
+            if self.average_last < 2 or self.save_strategy == "no" or kept < self.average_last:
+                raise ValueError(
+                    f"average_last must be at least 2 checkpoints, all of them saved and kept, got {self.average_last} "
+                    f"with save_strategy {self.save_strategy!r} and save_total_limit {self.save_total_limit}."
+                )
+            if self.load_best_model_at_end:
+                raise ValueError("Expected average_last or load_best_model_at_end, got both: a run ends with one.")
         if self.compress_to is not None and self.compress_to < 1:
             raise ValueError(f"compress_to must be a rank of at least 1, got {self.compress_to}.")
         if self.skip_gate_probability is not None and not 0.0 <= self.skip_gate_probability < 1.0:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerState
 
+from ..checkpoints import read_expert
 from ..language_experts import LanguageExperts
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
+from .averaging import average_experts
+from .resuming import checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 class GateNoiseCallback(TrainerCallback):
@@ -59,6 +67,41 @@ class SkipGateCallback(TrainerCallback):
 
     def on_train_end(self, *states: Any, model: DistilWhisperForConditionalGeneration, **kwargs: Any) -> None:
         _set_skip_probability(model, model.config.skip_gate_probability)
+
+
+class AverageCallback(TrainerCallback):
+    """Puts the mean of the last checkpoints' experts in the place of what a training ends with (see `averaging`).
+
+    Args:
+        experts: their names.
+        last: how many checkpoints; where there are fewer, all of them.
+    """
+
+    def __init__(self, experts: Sequence[str], last: int) -> None:
+        self.experts = tuple(experts)
+        self.last = last
+
+    def on_train_end(
+        self, args: Any, *states: Any, model: DistilWhisperForConditionalGeneration, **kwargs: Any
+    ) -> None:
+        folders = checkpoints(Path(args.output_dir))[: self.last]
+        if len(folders) < self.last:
+            logger.warning(
+                "Expected %d checkpoints to average, found %d: save more often (--save_steps).",
+                self.last,
+                len(folders),
+            )
+        for name in self.experts if len(folders) > 1 else ():
+            mean, _ = average_experts([read_expert(name, folder, model.config) for folder in folders])
+            put_tensors(model, name, mean.tensors)
+
+
+def put_tensors(model: DistilWhisperForConditionalGeneration, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write an expert's numbers, called as in its file, into the parameters that the model has for it."""
+    for layer_name, layer in model.expert_layers(name):
+        prefix = layer_name + "."
+        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        layer.language_experts[name].load_state_dict(own)
 
 
 class InterpolationCallback(TrainerCallback):

@@ -20,7 +20,14 @@ from .arguments import DistilWhisperTrainingArguments
 from .collator import SpeechBatch
 from .hub_pushes import HubPushMixin
 from .losses import BudgetMode, Divergence, distillation, gate_budget, mask_from_lengths
-from .schedules import CompressionCallback, GateNoiseCallback, InterpolationCallback, SkipGateCallback
+from .schedules import (
+    AverageCallback,
+    CompressionCallback,
+    GateNoiseCallback,
+    InterpolationCallback,
+    SkipGateCallback,
+    put_tensors,
+)
 from .speech_trainer import SpeechTrainer
 from .teacher import BaseTeacher, Teacher
 from .teacher_cache import CachedTeacher
@@ -96,6 +103,8 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         self.add_callback(GateNoiseCallback(args.gate_noise))
         if args.skip_gate_probability is not None:
             self.add_callback(SkipGateCallback(args.skip_gate_probability))
+        if args.average_last is not None:
+            self.add_callback(AverageCallback(self.train_experts, args.average_last))
         if args.interpolation is not None and args.interpolation < 1.0:
             self.add_callback(InterpolationCallback(self.train_experts, args.interpolation))
         if args.compress_to is not None:
@@ -264,10 +273,7 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
                     f"{file.form.entry or 'a full one'} in {resume_from_checkpoint}. "
                     "Go on with the same sides, rank and targets."
                 )
-            for layer_name, layer in model.expert_layers(name):
-                prefix = layer_name + "."
-                tensors = {k.removeprefix(prefix): t for k, t in file.tensors.items() if k.startswith(prefix)}
-                layer.language_experts[name].load_state_dict(tensors)
+            put_tensors(model, name, file.tensors)
 
     def _load_best_model(self) -> None:
         self._rotate(over=True)

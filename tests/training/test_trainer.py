@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from distil_whisper_hf.data.labels import LabelBuilder
 from distil_whisper_hf.data.screening import Screen
 from distil_whisper_hf.evaluation.scores.trainer_metrics import PredictionMetrics
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
+from distil_whisper_hf.training.averaging import average_tensors
 from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.datasets import SpeechDataset, StreamingSpeechDataset
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
@@ -399,6 +401,40 @@ def test_a_run_ends_with_the_interpolation_of_what_it_trained(base, processor, t
     assert all(torch.equal(value, part[key]) for key, value in resumed.items())
     config = json.loads((tmp_path / "part" / "config.json").read_text())
     assert config["language_experts"]["ca"]["training"]["interpolation"] == 0.25
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_run_ends_with_the_mean_of_its_last_checkpoints(base, processor, tmp_path, caplog, rank):
+    """Silent: the mean of all checkpoints or of the first, factors that are averaged one by one, a run that goes on and
+    ends with another mean, or a last state that is written over what was averaged."""
+
+    def run(folder, **changes):
+        model = DistilWhisperForConditionalGeneration.from_pretrained(base)
+        torch.manual_seed(1)
+        model.add_expert("ca", rank=rank)
+        return trained(
+            model, folder, processor, Rows(4), max_steps=8, save_strategy="steps", save_steps=2, learning_rate=1e-2,
+            average_last=3, **changes,
+        )  # fmt: skip
+
+    trainer = run(tmp_path / "out")
+    trainer.save_model()
+    last = [load_file(tmp_path / "out" / f"checkpoint-{step}" / "expert.ca.safetensors") for step in (8, 6, 4)]
+    wanted = average_tensors(last)
+    found = load_file(tmp_path / "out" / "expert.ca.safetensors")
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor)
+    assert any(not torch.equal(found[name], last[0][name]) for name in found)
+    shutil.copytree(tmp_path / "out" / "checkpoint-4", tmp_path / "again" / "checkpoint-4")
+    again = run(tmp_path / "again", resume=tmp_path / "again" / "checkpoint-4")
+    for name, tensor in experts_of(trainer.model).items():
+        assert torch.equal(tensor, experts_of(again.model)[name])
+    caplog.clear()
+    run(tmp_path / "few", save_total_limit=3, logging_steps=1)
+    assert not caplog.records
+    for wrong in ({"average_last": 1}, {"save_strategy": "no"}, {"save_total_limit": 2}):
+        with pytest.raises(ValueError, match="at least 2 checkpoints, all of them saved and kept"):
+            arguments(tmp_path, **{"average_last": 3, "save_strategy": "steps", **wrong})
 
 
 def test_the_best_checkpoint_comes_back(base, processor, tmp_path):
