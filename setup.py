@@ -58,9 +58,15 @@ EXPORT = [
     "onnxscript>=0.6,<1",
     "peft>=0.18,<1",
 ]
+# Silence left out of `transcribe`; it needs neither torchaudio nor the network.
+VAD = ["silero-vad>=6.2,<7"]
 DEMO = ["gradio>=6.0,<7"]
 # The linter and the type checker are pinned to one version: another one would find other faults in the same code.
-DEV = sorted({*TRAIN, *EVAL, "mypy==2.4.1", "pytest>=9.0,<10", "pytest-xdist>=3.6,<4", "ruff==0.17.6"})
+# Readers of subtitles, stricter than players.
+DEV = sorted(
+    {*TRAIN, *EVAL, *VAD, "mypy==2.4.1", "pytest>=9.0,<10", "pytest-xdist>=3.6,<4", "ruff==0.17.6", "srt>=3.5,<4",
+     "webvtt-py>=0.5,<0.7"}
+)  # fmt: skip
 
 setup(
     name="distil_whisper_hf",
@@ -84,6 +90,7 @@ setup(
         "eval": EVAL,
         "quant": QUANT,
         "export": EXPORT,
+        "vad": VAD,
         "demo": DEMO,
         "dev": DEV,
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],

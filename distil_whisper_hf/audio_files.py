@@ -9,6 +9,7 @@ import io
 import math
 import os
 import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from .audio_headers import find_samples, is_read_in_part, shortage
-from .ffmpeg_program import decode_with_ffmpeg
+from .ffmpeg_program import decode_with_ffmpeg, stream_with_ffmpeg
 
 # Below this share of the length that its header announces, a file was cut short and no longer says its transcript. (The
 # length of an mp3 is an estimate; every other format fails or gives its exact length.)
@@ -24,6 +25,10 @@ _COMPLETE = 0.9
 # By so many s a stretch may reach beyond its file: tables round, and below that there is no word.
 _ROUNDING = 0.1
 _ANY_RATE = 16_000
+# From so many s before a place these are decoded: libsndfile takes some frames to find its way in an mp3, and finds
+# another place than it was asked for in the last pages of an Ogg stream.
+_LED_INTO = ("MP3", "OGG")
+_LEAD_IN = 5.0
 
 
 class StretchError(ValueError):
@@ -65,6 +70,28 @@ def decode_file(
         return Decoded(waveform, sampling_rate)
     with sound:
         return Decoded(_read(sound, name, begin, duration), sound.samplerate)
+
+
+def decode_blocks(file: str | bytes, sampling_rate: int, name: str, *, seconds: float = 30.0) -> Iterator[Decoded]:
+    """As `decode_file` for the whole of a file of any length, in blocks of `seconds` s, of which one is in memory.
+
+    Raises, at the latest behind the last block:
+        ImportError, OSError, ValueError: as `decode_file`.
+    """
+    sound = _open(file, name)
+    if sound is None:
+        for waveform in stream_with_ffmpeg(file, sampling_rate, name, seconds=seconds):
+            yield Decoded(waveform, sampling_rate)
+        return
+    with sound:
+        # After a read soundfile tells the library where it is, and an mp3 decoder that is told so begins anew: the next
+        # frames would be wrong. What cannot be sought in is only read on.
+        sound.seekable = lambda: False
+        read, block = 0, round(seconds * sound.samplerate)
+        while len(waveform := _read_on(sound, name, block)):
+            read += len(waveform)
+            yield Decoded(waveform, sound.samplerate)
+        _check_read(read, sound.frames, sound.samplerate, name)
 
 
 def file_seconds(file: str | bytes, name: str) -> float:
@@ -132,22 +159,38 @@ def _read(sound: Any, name: str, start: float, duration: float | None) -> np.nda
     wanted = sound.frames - first
     if duration is not None:
         wanted = min(wanted, round(duration * sound.samplerate))
+    lead = 0 if sound.format not in _LED_INTO else min(first, round(_LEAD_IN * sound.samplerate))
+    lead = lead if sound.seekable() else first
     try:
-        if sound.seekable():
-            sound.seek(first)
-        else:
-            sound.read(first)
-        waveform = sound.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+        if lead < first:
+            sound.seek(first - lead)
     except _soundfile(name).SoundFileError as error:
-        raise ValueError(
-            f"Expected the whole of {name}, which is damaged or was cut short: {error} Fetch it again or leave it out."
-        ) from error
-    if len(waveform) < _COMPLETE * wanted:
-        raise ValueError(
-            f"Expected the whole of {name}, which was cut short: its header announces {wanted / sound.samplerate:.2f} "
-            f"s, {len(waveform) / sound.samplerate:.2f} s are there. Fetch it again or leave it out."
-        )
+        raise _damaged(name, error) from error
+    waveform = _read_on(sound, name, lead + wanted)[lead:]
+    _check_read(len(waveform), wanted, sound.samplerate, name)
     return waveform
+
+
+def _read_on(sound: Any, name: str, samples: int) -> np.ndarray:
+    """The next samples of an open file, fewer at its end."""
+    try:
+        return sound.read(samples, dtype="float32", always_2d=True).mean(axis=1)
+    except _soundfile(name).SoundFileError as error:
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"Expected the whole of {name}, which is damaged or was cut short: {error} Fetch it again or leave it out."
+    )
+
+
+def _check_read(samples: int, wanted: int, rate: int, name: str) -> None:
+    if samples < _COMPLETE * wanted:
+        raise ValueError(
+            f"Expected the whole of {name}, which was cut short: its header announces {wanted / rate:.2f} "
+            f"s, {samples / rate:.2f} s are there. Fetch it again or leave it out."
+        )
 
 
 def _soundfile(name: str) -> ModuleType:

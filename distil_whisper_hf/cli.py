@@ -33,6 +33,7 @@ COMMANDS = {
     "release": Command("release", "make the folder that would be pushed, from trained experts"),
     "teach": Command("teach", "keep what a teacher says of the training speech, before training"),
     "train": Command("train", "experts from speech, with test scores"),
+    "transcribe": Command("transcribe", "recordings to text, subtitles and JSON, each in its language's expert"),
 }
 
 

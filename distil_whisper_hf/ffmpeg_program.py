@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,49 @@ def decode_with_ffmpeg(
             path = Path(folder) / "audio"
             path.write_bytes(file)
             return decode_with_ffmpeg(str(path), sampling_rate, name, start=start, duration=duration)
+    command = _command(program, file, sampling_rate, start, duration)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    log = done.stderr.decode(errors="replace")
+    waveform = np.frombuffer(done.stdout, np.float32)
+    whole = start == 0.0 and duration is None
+    _check(file, name, _fault(log, done.returncode, len(waveform) / sampling_rate if whole else None))
+    return waveform
+
+
+def stream_with_ffmpeg(file: str | bytes, sampling_rate: int, name: str, *, seconds: float) -> Iterator[np.ndarray]:
+    """As `decode_with_ffmpeg` for the whole of a file, in blocks of `seconds` s, of which one is in memory.
+
+    Raises, at the latest behind the last block, as `decode_with_ffmpeg`.
+    """
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise ValueError(_no_program(file, name))
+    if isinstance(file, bytes):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "audio"
+            path.write_bytes(file)
+            yield from stream_with_ffmpeg(str(path), sampling_rate, name, seconds=seconds)
+        return
+    command = _command(program, file, sampling_rate, 0.0, None)
+    samples, block = 0, 4 * round(seconds * sampling_rate)
+    # A file for what it says: a pipe that nobody reads would fill, and hold the program up.
+    with tempfile.TemporaryFile() as said:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said) as running:
+            try:
+                while running.stdout is not None and (content := running.stdout.read(block)):
+                    waveform = np.frombuffer(content[: len(content) // 4 * 4], np.float32)
+                    samples += len(waveform)
+                    yield waveform
+            except BaseException:
+                # Nobody wants the rest.
+                running.kill()
+                raise
+        said.seek(0)
+        log = said.read().decode(errors="replace")
+    _check(file, name, _fault(log, running.returncode, samples / sampling_rate))
+
+
+def _command(program: str, file: str, sampling_rate: int, start: float, duration: float | None) -> list[str]:
     # An index of what has none is a guess, which for compressed wav is a wrong one.
     sought = 0.0 if _first_bytes(file).startswith(b"RIFF") else max(0.0, start - _PREROLL)
     there = ["-ss", f"{sought:.6f}"] if sought else []
@@ -67,18 +111,15 @@ def decode_with_ffmpeg(
     source = ["-protocol_whitelist", "file", *there, "-i", f"file:{file}"]
     sound = ["-map", "0:a:0", "-ac", "1", "-ar", str(sampling_rate), "-f", "f32le", "pipe:1"]
     quiet = ["-nostdin", "-hide_banner", "-nostats", "-v", "level+info", "-xerror"]
-    command = [program, *quiet, *source, *stretch, *sound]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    log = done.stderr.decode(errors="replace")
-    waveform = np.frombuffer(done.stdout, np.float32)
-    whole = start == 0.0 and duration is None
-    fault = _fault(log, done.returncode, len(waveform) / sampling_rate if whole else None)
+    return [program, *quiet, *source, *stretch, *sound]
+
+
+def _check(file: str, name: str, fault: str | None) -> None:
     if fault is not None:
         raise ValueError(
             f"Expected an audio file, got {name} ({os.path.getsize(file)} bytes), which neither soundfile nor ffmpeg "
             f"can decode: {fault}. Check that the file is whole."
         )
-    return waveform
 
 
 def _fault(log: str, status: int, seconds: float | None) -> str | None:

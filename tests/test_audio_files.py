@@ -14,7 +14,7 @@ import soundfile
 from ffmpeg_files import FORMATS, make, needs_ffmpeg
 from speech_files import encoded, tone, write
 
-from distil_whisper_hf.audio_files import StretchError, decode_file, file_seconds
+from distil_whisper_hf.audio_files import StretchError, decode_blocks, decode_file, file_seconds
 from distil_whisper_hf.audio_input import load_audio
 
 RATE = 16000
@@ -278,3 +278,35 @@ def test_a_playlist_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match="neither soundfile nor ffmpeg"):
             decode_file(str(tmp_path / name), RATE, name)
+
+
+@pytest.mark.parametrize("extension", ["mp3", "ogg", "flac"])
+def test_a_stretch_is_what_the_whole_has_there(extension: str) -> None:
+    """Silent: another place of a compressed file under a segment's text, above all near its end; seams."""
+    times = np.arange(31 * RATE) / RATE
+    content = encoded((0.3 * np.sin(2 * np.pi * (200 + 20 * times) * times)).astype(np.float32), extension=extension)
+    whole = decode_file(content, RATE, "sweep").waveform
+    for start in (0.5, 7.0, 25.0, 28.5, 29.5, 30.0, 30.9):
+        found = decode_file(content, RATE, "sweep", start=start, duration=0.05).waveform
+        first = round(start * RATE)
+        assert np.abs(found - whole[first : first + len(found)]).max() < 1e-4
+    blocks = [block.waveform for block in decode_blocks(content, RATE, "sweep", seconds=3.1)]
+    assert len(blocks) == 10 and np.abs(np.concatenate(blocks) - whole).max() < 1e-4
+
+
+@needs_ffmpeg
+def test_what_ffmpeg_reads_comes_in_blocks(tmp_path: Path) -> None:
+    """Silent: a video of hours in memory, a block lost, an end that is missing, a program that goes on for nobody."""
+    path = make(tmp_path / "end.m4a", tone(9.0))
+    whole = decode_file(str(path), RATE, "talk").waveform
+    for source in (str(path), path.read_bytes()):
+        blocks = [block.waveform for block in decode_blocks(source, RATE, "talk", seconds=2.0)]
+        assert [len(block) for block in blocks[:-1]] == [2 * RATE] * 4
+        assert np.array_equal(np.concatenate(blocks), whole)
+    rest = decode_blocks(str(path), RATE, "talk", seconds=2.0)
+    next(rest)
+    rest.close()
+    start = make(tmp_path / "start.m4a", tone(9.0))
+    start.write_bytes(start.read_bytes()[:-9000])
+    with pytest.raises(ValueError, match=r"cut short|can decode"):
+        list(decode_blocks(str(start), RATE, "talk", seconds=2.0))
