@@ -125,6 +125,14 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         default=None,
         metadata={"help": "End with the mean of this many last checkpoints, before interpolation and compression."},
     )
+    for_export: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep every gate open, in training too: an expert that plain Whisper, PEFT, faster-whisper and "
+            "whisper.cpp can have exactly (`distil-whisper export`), and that no token of its language is without. "
+            "Budget 1, no noise, no skipped layers."
+        },
+    )
     # A number, or "auto".
     expert_interpolation: str = field(
         default="1.0",
@@ -155,6 +163,8 @@ class DistilWhisperTrainingArguments(SpeechTrainingArguments):
         for name in ("distillation_weight", "anchor_weight", "gate_budget_weight", "gate_noise"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.for_export:
+            self.gate_budget, self.gate_noise, self.skip_gate_probability = 1.0, 0.0, 0.0
         if not self.temperature > 0.0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}.")
         # As records of runs have it, whatever it was given as.

@@ -14,6 +14,7 @@ from transformers import WhisperProcessor
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..checkpoints import check_base, read_expert
+from ..compact_experts import CompactExpert
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from ..untrusted_files import ExpertFileError
 from .arguments import DistilWhisperTrainingArguments
@@ -94,6 +95,9 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
         for name in set(model.expert_names) - set(self.train_experts):
             for _, layer in model.expert_layers(name):
                 layer.language_experts[name].requires_grad_(False)
+        if args.for_export:
+            for name in self.train_experts:
+                keep_gates_open(model, name)
         for name in self.train_experts:
             entry = model.config.language_experts[name]
             summary = {**args.summary(), "teacher": None if teacher is None else teacher.name}
@@ -278,6 +282,26 @@ class DistilWhisperTrainer(HubPushMixin, SpeechTrainer):
     def _load_best_model(self) -> None:
         self._rotate(over=True)
         self._load_from_checkpoint(os.fspath(cast(str, self.state.best_model_checkpoint)))
+
+
+def keep_gates_open(model: DistilWhisperForConditionalGeneration, name: str) -> None:
+    """Freeze an expert's gates, and let them be 1 in training as they are in evaluation.
+
+    Raises:
+        ValueError: gates that tokens can close, of an expert that was trained with them.
+    """
+    for key, layer in model.expert_layers(name):
+        expert = layer.language_experts[name]
+        if isinstance(expert, CompactExpert) and expert.fc1 is None:
+            continue
+        if not expert.always_open:
+            raise ValueError(
+                f"Expected an expert whose gates are open for for_export, those of {name!r} close in {key}. "
+                "Train a new one."
+            )
+        expert.gate_in.requires_grad_(False)
+        expert.gate_out.requires_grad_(False)
+        layer.language_experts.straight_through = True
 
 
 def _padding_masks(outputs: Any, batch: SpeechBatch) -> dict[str, Tensor]:

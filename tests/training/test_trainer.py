@@ -20,6 +20,7 @@ from distil_whisper_hf.data.joining import join_clips
 from distil_whisper_hf.data.labels import LabelBuilder
 from distil_whisper_hf.data.screening import Screen
 from distil_whisper_hf.evaluation.scores.trainer_metrics import PredictionMetrics
+from distil_whisper_hf.export.collapse import gated_layers
 from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments, SpeechTrainingArguments
 from distil_whisper_hf.training.averaging import average_tensors
 from distil_whisper_hf.training.collator import SpeechCollator
@@ -65,6 +66,36 @@ def arguments(folder, **changes) -> DistilWhisperTrainingArguments:
         "disable_tqdm": True,
     }
     return DistilWhisperTrainingArguments(**{**values, **changes})
+
+
+@pytest.mark.parametrize("form", [{}, {"rank": 4}, {"rank": 2, "targets": ["q_proj"]}])
+def test_gates_that_are_kept_open(base, tmp_path, processor, form):
+    """Silent: gates that train and close after all, or half of an expert in training and all of it in evaluation."""
+    model = DistilWhisperForConditionalGeneration.from_pretrained(base, expert_dropout=0.0, gate_dropout=0.0)
+    model.add_expert("ca", **form)
+    before = {key: tensor.clone() for key, tensor in model.expert_file("ca").tensors.items()}
+    trainer = trained(model, tmp_path, processor, Rows(2), for_export=True, max_steps=2, learning_rate=1e-2)
+    after = model.expert_file("ca").tensors
+    changed = {key for key in after if not torch.equal(before[key], after[key])}
+    assert changed and not any(".gate_" in key for key in changed)
+    assert gated_layers(model, "ca") == ()
+    training = model.config.language_experts["ca"]["training"]
+    assert (training["gate_budget"], training["gate_noise"]) == (1.0, 0.0)
+    # In training as in evaluation, but for dropout, which is off.
+    inputs = {name: value for name, value in trainer.data_collator([Rows(2)[0]]).items() if name != "expert"}
+    batch = {
+        "input_features": inputs["input_features"],
+        "decoder_input_ids": torch.tensor([[50258, 50270, 50359, 50363]]),
+    }
+    with torch.no_grad():
+        ours, plain = model.train()(**batch).logits, model.eval()(**batch).logits
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_gates_that_close_cannot_be_kept_open(base, tmp_path, processor):
+    model = student(base, "ca")
+    with pytest.raises(ValueError, match=r"'ca' close in encoder\.layers\.0"):
+        trained(model, tmp_path, processor, Rows(2), for_export=True)
 
 
 def trained(
