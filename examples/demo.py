@@ -8,6 +8,7 @@ arguments differ. The speech and the two small models, the student and its teach
 """
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from transformers.utils import logging
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.commands import train
+from distil_whisper_hf.commands import transcribe as subtitles
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "examples" / "demo_data"
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_scores(results)
     show_transcripts(results["transcripts"]["it"])
     transcribe(output)
-    return 0
+    return write_subtitles(output)
 
 
 def show_scores(results: dict[str, Any]) -> None:
@@ -102,6 +104,18 @@ def transcribe(folder: Path) -> None:
     outputs = speech([str(path) for path in clips], language=list(PIPELINE_CLIPS), batch_size=len(clips))
     for path, output in zip(clips, outputs, strict=True):
         print(f"  {path.relative_to(DATA)}: {output['text'].strip()}")
+
+
+def write_subtitles(folder: Path) -> int:
+    """The same clips from the shell, as subtitles; returns the program's exit status."""
+    clips = [str(DATA / language / "audio" / f"{name}.ogg") for language, name in PIPELINE_CLIPS.items()]
+    words = [*clips, "--language", *PIPELINE_CLIPS, "--model", str(DATA / "student"), "--experts", str(folder)]
+    words += ["--output_format", "srt", "--output_dir", str(folder / "subtitles"), "--overwrite"]
+    print(f"\ndistil-whisper {shlex.join(['transcribe', *words])}\n")
+    status = subtitles.main(words)
+    for path in sorted((folder / "subtitles").glob("*.srt")):
+        print(f"\n{path}:\n{path.read_text(encoding='utf-8').strip()}")
+    return status
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_spanish_is_untouched(printed):
 
 def test_the_pipeline_transcribes_both_languages(printed):
     """Silent: a demo that ends before the call which users will make, or whose pipeline says nothing."""
-    spoken = [line.partition(".ogg: ")[::2] for line in printed.splitlines() if ".ogg: " in line]
+    spoken = [line.partition(".ogg: ")[::2] for line in printed.splitlines() if re.match(r"  \S+\.ogg: ", line)]
     assert [name.split("/")[0].strip() for name, _ in spoken] == ["it", "es"]
     for _, text in spoken:
         assert len(text) > 3 and re.search(r"[a-z]{2}", text)
@@ -114,3 +114,12 @@ def test_notices_name_authors_and_licences():
 def test_it_all_stays_small():
     """Silent: a clone that grows by what a run left behind."""
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 10_000_000
+
+
+def test_it_ends_with_subtitles_of_both(printed):
+    """Silent: a demo whose last command fails, or takes the Italian expert for Spanish."""
+    command, _, rest = printed.partition("distil-whisper transcribe ")[2].partition("\n")
+    assert "--language it es" in command and "--experts" in command
+    assert re.search(r"317-vm-invalidpassword\.ogg: Italian \(given\), expert it", rest)
+    assert re.search(r"033-vm-tocallnum\.ogg: Spanish \(given\), plain Whisper", rest)
+    assert rest.count(".srt:\n") == 2 and rest.count(" --> ") >= 1
