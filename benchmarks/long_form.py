@@ -26,7 +26,7 @@ from distil_whisper_hf.data.audio import Waveform, read_audio
 from distil_whisper_hf.data.clips import Clip
 from distil_whisper_hf.data.corpus import read_corpus
 from distil_whisper_hf.data.labels import LabelBuilder
-from distil_whisper_hf.markdown import markdown_table
+from distil_whisper_hf.markdown import table
 
 RATE = 16000
 
@@ -132,7 +132,7 @@ def main() -> None:
         name = "Whisper" if run is None else run.name
         rows.append(row(name, model.eval(), processor, made, args.condition))
     header = ("system", "WER %", "CER %", "deletions", "insertions", "loops", "off by s", "over 0.5 s", "segments")
-    print(markdown_table(header, rows))
+    print(table(header, rows))
 
 
 if __name__ == "__main__":

@@ -166,6 +166,24 @@ def test_scores_of_variants(base, tmp_path, program):
     assert program != "compression" or "run, rank 1: encoder.layers.0 " in printed
 
 
+@pytest.mark.slow
+def test_long_audio_benchmark(base, tmp_path):
+    """Silent: recordings without their last clips, one system's figures under another's name, or distances of none."""
+    with_experts(base, "ca").save_expert("ca", tmp_path / "run")
+    (tmp_path / "speech").mkdir()
+    for index in range(6):
+        clip = soundfile.read(ROOT / "examples/audio/es.ogg", frames=16000 + 800 * index)
+        soundfile.write(tmp_path / "speech" / f"{index}.ogg", *clip)
+    rows = ["file_name,text,suspect", *(f"{index}.ogg,w{300 + index} w301,0" for index in range(6))]
+    (tmp_path / "speech" / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    printed = run("benchmarks/long_form.py", tmp_path / "run", "--base", base, "--data", tmp_path / "speech",
+                  "--language", "ca", "--seconds", 2, "--recordings", 2, "--condition")  # fmt: skip
+    assert "1 recordings of ca, 0." in printed
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in cells] == ["system", "---", "Whisper", "run"]
+    assert all(len(row) == 9 and float(row[1]) > 0 and row[8].split(" / ")[1] == "1" for row in cells[2:])
+
+
 @pytest.mark.parametrize("kind", ["expert", "full", "lora"])
 def test_what_lies_between_a_run_and_its_base(base, tmp_path, kind):
     """Silent: a run as it is, or the base, under the name of what lies between them."""
