@@ -61,6 +61,8 @@ EXPORT = [
 # Silence left out of `transcribe`; it needs neither torchaudio nor the network.
 VAD = ["silero-vad>=6.2,<7"]
 DEMO = ["gradio>=6.0,<7"]
+# The engine of examples/ray_train.py.
+RAY = ["ray[train]>=2.60,<3"]
 # The linter and the type checker are pinned to one version: another one would find other faults in the same code.
 # Readers of subtitles, stricter than players.
 DEV = sorted(
@@ -92,6 +94,7 @@ setup(
         "export": EXPORT,
         "vad": VAD,
         "demo": DEMO,
+        "ray": RAY,
         "dev": DEV,
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
     },

@@ -151,7 +151,7 @@ def test_every_example_and_recipe_is_in_the_table():
     """Silent: an example that nobody finds, or a row about one that is gone."""
     rows = [line for line in EXAMPLES.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     named = [re.match(r"\| `([^`]+)`", row)[1] for row in rows]
-    there = {path.name for path in (ROOT / "examples").glob("*.py")}
+    there = {path.name for pattern in ("*.py", "*.sh") for path in (ROOT / "examples").glob(pattern)}
     there |= {f"recipes/{path.name}" for path in (ROOT / "examples" / "recipes").glob("*.json")}
     there |= {
         str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").glob("*/*.py") if _has_main(path)

@@ -1,6 +1,7 @@
 """Every example and benchmark runs, at tiny settings."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,30 @@ def test_transcribe(base, tmp_path):
     for block in blocks[1:]:
         plain, _, rest = block.partition("\n")
         assert rest.partition(": ")[2].startswith(plain)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+@pytest.mark.parametrize(("program", "last"), [("train", ["--resume"]), ("baseline", ["--resume"]), ("evaluate", [])])
+def test_slurm(tmp_path, program, last):
+    """Silent: flags that do not reach the program, or a job that begins anew when it is put back into the queue."""
+    for name, does in (
+        ("srun", 'shift; exec "$@"'),
+        ("torchrun", 'printf "%s\\n" "$@"'),
+        ("scontrol", "echo one; echo two"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2",
+           "SLURM_JOB_ID": "41234", "SLURM_GPUS_ON_NODE": "4", "PROGRAM": program}  # fmt: skip
+    words = ["--data", "a folder", "--language", "ca"]
+    done = subprocess.run(["bash", str(ROOT / "examples/slurm.sh"), *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    given = done.stdout.splitlines()
+    assert given[given.index("-m") :] == ["-m", "distil_whisper_hf.cli", program, *words, *last]
+    assert given[: given.index("-m")] == [
+        "--nnodes", "2", "--nproc_per_node", "4", "--max_restarts", "3", "--rdzv_backend", "c10d", "--rdzv_id", "41234",
+        "--rdzv_endpoint", "one:21234",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -139,6 +164,16 @@ def test_loading_benchmark(base):
     """Silent: a figure for one kind of expert alone."""
     printed = run("benchmarks/loading.py", "--base", base, "--rank", 2, "--repeats", 2)
     assert [line.partition(",")[0] for line in printed.splitlines()] == ["full", "compact"]
+
+
+def test_streaming_benchmark():
+    """Silent: a measurement of fewer clips than it says, or of the speech of another window than the base has."""
+    printed = run(
+        "benchmarks/streaming.py", "--clips", 70, "--rows", 20, "--seconds", 0.3, "--batch", 8, "--reports", 3
+    )
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert printed.startswith("70 clips of 0.3 s") and [row[0] for row in rows] == ["clips", "24", "48", "72", "80"]
+    assert all(float(row[3]) > 100 for row in rows[1:]) and "MB at the end" in printed
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ PROMISES = {
     "export": (["ctranslate2", "onnx", "onnxruntime", "onnxscript"], []),
     "vad": (["silero_vad", "distil_whisper_hf.transcription.speech_only"], ["transcribe"]),
     "demo": (["gradio"], []),
+    "ray": (["ray"], []),
 }
 
 BLOCKED = """

@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -185,13 +186,16 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{done}: {run.name}: distil-whisper {' '.join(run.command(Path('RUN')))}")
         return 0
     with locked(args.output_dir):
-        failed = _carry_out(runs, args.output_dir, jobs=args.jobs, keep=args.keep_runs)
+        failed = _carry_out(runs, args.output_dir, jobs=args.jobs, keep=args.keep_runs, seconds=args.seconds)
         points = read_points(args.output_dir, runs)
         write_text(args.output_dir / "points.jsonl", "".join(json.dumps(point) + "\n" for point in points))
         text = curve_page(points, reference=recipe.reference, resamples=recipe.resamples)
         write_text(args.output_dir / "curve.md", text + "\n")
         draw_curves(points, args.output_dir / "curve.png")
     print(text)
+    left = sum(not _points_file(args.output_dir, run).exists() for run in runs) - len(failed)
+    if left:
+        print(f"\n{left} of {len(runs)} runs are left: the same command goes on.")
     for name, message in failed.items():
         print(f"distil-whisper curve: run {name} failed: {message}", file=sys.stderr)
     return 1 if failed else 0
@@ -239,12 +243,15 @@ def _points_file(output: Path, run: Run) -> Path:
     return output / "points" / f"{run.name}.jsonl"
 
 
-def _carry_out(runs: Sequence[Run], output: Path, *, jobs: int, keep: bool) -> dict[str, str]:
+def _carry_out(runs: Sequence[Run], output: Path, *, jobs: int, keep: bool, seconds: float | None) -> dict[str, str]:
     """Carry out what is not done yet, each run in a process of its own; returns what failed, and by what."""
+    started = time.monotonic()
     todo = [run for run in runs if not _points_file(output, run).exists()]
     failed: dict[str, str] = {}
 
     def one(run: Run) -> None:
+        if seconds is not None and time.monotonic() - started >= seconds:
+            return
         log = output / "logs" / f"{run.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as beside, open(log, "w", encoding="utf-8") as file:
@@ -266,6 +273,7 @@ def _parser() -> Parser:
     parser.add_argument("recipe", type=Path, help="JSON file; see above")
     parser.add_argument("--output_dir", type=Path, required=True, section="run", help="folder for points, page, figure")
     parser.add_argument("--jobs", type=int, default=1, section="run", help="runs at a time")
+    parser.add_argument("--seconds", type=float, section="run", help="begin no run after this time")
     parser.add_argument("--keep_runs", action="store_true", section="run", help="keep what was trained")
     parser.add_argument("--dry_run", action="store_true", section="run", help="list the runs, and stop")
     return parser

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.cli import main
+from distil_whisper_hf.data.arguments import DataArguments
+from distil_whisper_hf.data.corpus import stream_clips
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -214,6 +216,21 @@ def parquet(folder: Path, target: Path, shards: int) -> Path:
         table = Dataset.from_dict({"audio": sounds, "text": [row["text"] for row in part]})
         table.cast_column("audio", Audio(decode=False)).to_parquet(target / f"train-{number}.parquet")
     return target
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_a_stream_is_divided(catalan, galician, tmp_path, shards):
+    """Silent: clips that two processes train on or that none does, and a process that hears one language alone."""
+    hubs = [parquet(folder, tmp_path / f"hub-{folder.name}", shards) for folder in (catalan, galician)]
+    arguments = DataArguments(data=[str(hub) for hub in hubs], language=["ca", "gl"], streaming=True)
+    whole = list(stream_clips(arguments))
+    parts = [list(stream_clips(arguments).for_process(index, 2)) for index in range(2)]
+    for part in parts:
+        assert [clip.language for clip in part] == ["ca", "gl"] * (len(part) // 2) and len(part) >= 4
+    names = [[(clip.language, clip.id) for clip in part] for part in parts]
+    assert len({*names[0], *names[1]}) == len(names[0]) + len(names[1]) <= len(whole)
+    # The shorter stream ends each of them: what one language has more of is heard in the next epoch.
+    assert len(whole) - len(names[0]) - len(names[1]) <= 4
 
 
 @pytest.mark.slow
