@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--max_failures", type=int, default=3, help="restarts before the run fails [3]")
     parser.add_argument("--address", help="of a Ray cluster, such as auto; else this machine alone")
     own, words = parser.parse_known_args(arguments)
-    run, _, _, training = read_arguments(words)
+    run, *_, training = read_arguments(words)
     if run.resume or run.overwrite or run.test_only or run.dry_run:
         raise ValueError(
             "Expected none of --resume, --overwrite, --test_only, --dry_run: a run goes on by its --name, and another "
