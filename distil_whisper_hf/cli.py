@@ -29,6 +29,7 @@ COMMANDS = {
     "curve": Command("curve", "methods beside each other: gain in domain against loss out of it, over rates and seeds"),
     "evaluate": Command("evaluate", "error rates with intervals, bias by group, and what quantisation does to both"),
     "export": Command("export", "an expert for faster-whisper, whisper.cpp, PEFT, and as plain Whisper"),
+    "gates": Command("gates", "a picture of where an expert's gates are open on a recording"),
     "push": Command("push", "push a release or an expert to the Hub"),
     "release": Command("release", "make the folder that would be pushed, from trained experts"),
     "teach": Command("teach", "keep what a teacher says of the training speech, before training"),
