@@ -83,6 +83,7 @@ def hidden_modules(extra: str) -> str:
     return json.dumps(sorted(name for name, those in owners if not {normal(one) for one in those} & allowed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", PROMISES)
 def test_an_extra_brings_what_it_promises(extra, tmp_path):
     """Silent: an extra whose program stops at the first library that another extra would have brought."""
