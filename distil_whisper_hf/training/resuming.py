@@ -11,18 +11,21 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.atomic_files import flush, remove, write_json
+from ..data.atomic_files import explained, flush, remove, write_json
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
+# What torch.save says of a file that it cannot write has one of these in it.
+_WRITER = ("inline_container", "PytorchStreamWriter")
 # Without any of these a run would go on, and end with other weights.
 _STATES = ("optimizer", "scheduler", "rng_state", "epoch_rng_state")
 
@@ -51,6 +54,18 @@ def seal(folder: Path, *, run_id: str | None, seconds: float) -> None:
     for name in names:
         flush(folder / name)
     write_json(folder / MANIFEST, {"run": run_id, "seconds": seconds, "files": file_digests(folder, names)})
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """One kind of error for what torch and the others say of a disk that is full; any other error is left as it is."""
+    with explained(path):
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in _WRITER):
+                raise
+            raise OSError(None, str(error)) from error
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -96,6 +111,11 @@ def check_checkpoint(folder: Path, *, processes: int = 1) -> dict[str, Any]:
         )
     best = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["best_model_checkpoint"]
     if best is not None and Path(best).name != folder.name:
+        if not Path(best).is_dir():
+            raise CheckpointError(
+                f"Expected the best checkpoint so far in {best!r}, where it was written down, found none: the run's "
+                "folder has been moved, or was started from another one. Put it back to go on."
+            )
         _check_files(Path(best))
     return manifest
 

@@ -25,14 +25,22 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.atomic_files import UNFINISHED, explained
+from ..data.atomic_files import UNFINISHED
 from ..data.labels import LabelBuilder
 from .arguments import SpeechTrainingArguments, without_secrets
 from .collator import SpeechBatch, SpeechCollator
 from .datasets import SpeechDataset, StreamingSpeechDataset
 from .loaders import SeededByEpoch, stream_loader
 from .losses import IGNORED, cross_entropy
-from .resuming import CheckpointError, DamagedCheckpointError, check_checkpoint, last_checkpoint, rotate, seal
+from .resuming import (
+    CheckpointError,
+    DamagedCheckpointError,
+    check_checkpoint,
+    disk_faults,
+    last_checkpoint,
+    rotate,
+    seal,
+)
 
 _BY_LENGTH = ("group_by_length", "batch_rebalance")
 # Where a checkpoint is written before it is renamed into place: not a name that a resumed run looks for.
@@ -345,7 +353,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         args = self.args
         self.args = without_secrets(args)
         try:
-            with _disk_faults(target), tempfile.TemporaryDirectory(dir=target, prefix=UNFINISHED) as beside:
+            with disk_faults(target), tempfile.TemporaryDirectory(dir=target, prefix=UNFINISHED) as beside:
                 yield Path(beside)
                 for path in sorted(Path(beside).iterdir()):
                     os.replace(path, target / path.name)
@@ -362,7 +370,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         self.accelerator.wait_for_everyone()
         self._staging = staging
         try:
-            with _disk_faults(run / name):
+            with disk_faults(run / name):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.state.best_model_checkpoint == str(staging / name):
@@ -379,16 +387,6 @@ class SpeechTrainer(Seq2SeqTrainer):
         self.accelerator.wait_for_everyone()
         # On a disk of its own, a process has its own part there.
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
-    """One kind of error for what torch and the others say of a disk that is full."""
-    with explained(path):
-        try:
-            yield
-        except RuntimeError as error:
-            raise OSError(None, str(error)) from error
 
 
 def _replace_folder(source: Path, target: Path) -> None:

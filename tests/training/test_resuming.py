@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from distil_whisper_hf.training.resuming import checkpoints, rotate
+from distil_whisper_hf.data.atomic_files import UnwritableError
+from distil_whisper_hf.training.resuming import checkpoints, disk_faults, rotate
 
 
 @pytest.fixture
@@ -55,3 +57,13 @@ def test_a_checkpoint_goes_whole(folder, monkeypatch):
         rotate(folder, 1, best=None)
     assert [path.name for path in checkpoints(folder)] == ["checkpoint-10", "checkpoint-4"]
     assert all((path / "optimizer.pt").exists() for path in checkpoints(folder))
+
+
+def test_a_full_disk_is_one_kind_of_error_and_others_are_themselves(tmp_path):
+    """Silent: a device that ran out of memory said to be a disk that is full, or torch's own words for the disk."""
+    with pytest.raises(UnwritableError, match="make room"), disk_faults(tmp_path):
+        torch.save({"a": torch.zeros(10_000)}, "/dev/full")
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("shapes do not fit"), KeyError("a")):
+        with pytest.raises(type(error)) as raised, disk_faults(tmp_path):
+            raise error
+        assert raised.value is error

@@ -25,6 +25,7 @@ from distil_whisper_hf.training.arguments import DistilWhisperTrainingArguments,
 from distil_whisper_hf.training.averaging import average_tensors
 from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.datasets import SpeechDataset, StreamingSpeechDataset
+from distil_whisper_hf.training.resuming import CheckpointError
 from distil_whisper_hf.training.speech_trainer import SpeechTrainer
 from distil_whisper_hf.training.teacher import BaseTeacher, Teacher
 from distil_whisper_hf.training.teacher_cache import CachedTeacher
@@ -486,6 +487,30 @@ def test_the_best_checkpoint_comes_back(base, processor, tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
     kept = {path.name for path in tmp_path.glob("checkpoint-*")}
     assert f"checkpoint-{best}" in kept and len(kept) <= 2
+
+
+def test_a_run_that_was_moved_says_what_it_misses(base, processor, tmp_path):
+    """Silent: a whole checkpoint said to be damaged, or a run that forgets its best one, because of a folder's name."""
+
+    def run(folder, steps, resume=None):
+        trainer = DistilWhisperTrainer(
+            student(base, "ca"),
+            arguments(
+                folder, max_steps=steps, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
+                load_best_model_at_end=True, metric_for_best_model="eval_score", learning_rate=1e-2,
+            ),
+            processing_class=processor, train_dataset=Rows(4), eval_dataset=Rows(2),
+        )  # fmt: skip
+        # The first checkpoint stays the best.
+        scores = iter([1.0, 0.5, 0.2])
+        evaluate = trainer.evaluate
+        trainer.evaluate = lambda *words, **more: {**evaluate(*words, **more), "eval_score": next(scores)}
+        trainer.train(resume_from_checkpoint=resume)
+
+    run(tmp_path / "one", 2)
+    shutil.move(tmp_path / "one", tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"best checkpoint so far in .*one.checkpoint-1.*has been moved"):
+        run(tmp_path / "other", 3, resume=str(tmp_path / "other" / "checkpoint-2"))
 
 
 def test_each_row_is_generated_in_its_own_language(base, processor, tmp_path, monkeypatch):
