@@ -60,6 +60,8 @@ EXPORT = [
 ]
 # Silence left out of `transcribe`; it needs neither torchaudio nor the network.
 VAD = ["silero-vad>=6.2,<7"]
+# The HTTP server. python-multipart reads uploads.
+SERVE = ["fastapi>=0.115,<1", "prometheus-client>=0.21,<1", "python-multipart>=0.0.18,<0.1", "uvicorn>=0.32,<1"]
 DEMO = ["gradio>=6.0,<7"]
 # The engine of examples/ray_train.py.
 RAY = ["ray[train]>=2.60,<3"]
@@ -93,6 +95,7 @@ setup(
         "quant": QUANT,
         "export": EXPORT,
         "vad": VAD,
+        "serve": SERVE,
         "demo": DEMO,
         "ray": RAY,
         "dev": DEV,

@@ -32,6 +32,7 @@ COMMANDS = {
     "gates": Command("gates", "a picture of where an expert's gates are open on a recording"),
     "push": Command("push", "push a release or an expert to the Hub"),
     "release": Command("release", "make the folder that would be pushed, from trained experts"),
+    "serve": Command("serve", "transcriptions over HTTP, by the schema of OpenAI"),
     "teach": Command("teach", "keep what a teacher says of the training speech, before training"),
     "train": Command("train", "experts from speech, with test scores"),
     "transcribe": Command("transcribe", "recordings to text, subtitles and JSON, each in its language's expert"),

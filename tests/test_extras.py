@@ -28,6 +28,7 @@ PROMISES = {
     "quant": (["bitsandbytes", "torchao"], []),
     "export": (["ctranslate2", "onnx", "onnxruntime", "onnxscript"], []),
     "vad": (["silero_vad", "distil_whisper_hf.transcription.speech_only"], ["transcribe"]),
+    "serve": (["fastapi", "distil_whisper_hf.transcription.server", "uvicorn", "multipart"], ["serve"]),
     "demo": (["gradio"], []),
     "ray": (["ray"], []),
 }

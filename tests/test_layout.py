@@ -129,6 +129,8 @@ FEWER_LIBRARIES = {
 LAZY_LIBRARIES = {"audio_files": {"soundfile"}, "audio_input": {"soxr"}, "languages": {"langcodes"}}
 # Transformers requires these in a range of its own, which ours could only contradict.
 THROUGH_TRANSFORMERS = {"tokenizers"}
+# FastAPI is made of it.
+THROUGH_FASTAPI = {"starlette"}
 
 # The rooms, each with the rooms that it may import beside itself; "core" is the flat files above.
 ROOM_ARROW: dict[str, set[str]] = {
@@ -208,6 +210,10 @@ SIBLING_ARROW: dict[str, dict[str, set[str]]] = {
         "opening": set(),
         "decoding": {"recordings", "sampling"},
         "alignment": {"decoding", "results", "words"},
+        "engine": {"decoding", "recordings", "results", "session"},
+        "server_metrics": set(),
+        "server_requests": {"options"},
+        "server_responses": {"formats", "results", "server_requests"},
     },
     "data": {
         "rejections": set(),
@@ -456,7 +462,7 @@ def package_sources() -> dict[str, str]:
 
 
 SOURCES = package_sources()
-DECLARED = declared_libraries((ROOT / "setup.py").read_text(encoding="utf-8")) | THROUGH_TRANSFORMERS
+DECLARED = declared_libraries((ROOT / "setup.py").read_text(encoding="utf-8")) | THROUGH_TRANSFORMERS | THROUGH_FASTAPI
 
 
 def all_faults(module: str, source: str) -> list[str]:

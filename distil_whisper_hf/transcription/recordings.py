@@ -25,16 +25,32 @@ class Recording:
             read block by block.
         options: how.
         name: in errors and results; "" takes the path, or "audio".
+        most_seconds: a longer one is refused, when that is known. None: any length.
     """
 
     audio: Any
     options: TranscriptionOptions = field(default_factory=TranscriptionOptions)
     name: str = ""
+    most_seconds: float | None = None
 
     @property
     def label(self) -> str:
         """What it is called."""
         return self.name or (os.fspath(self.audio) if isinstance(self.audio, str | os.PathLike) else "audio")
+
+
+class TooLongError(ValueError):
+    """Audio that is longer than it may be."""
+
+
+def at_most(blocks: Iterable[np.ndarray], seconds: float | None, name: str) -> Iterator[np.ndarray]:
+    """The blocks as they are, and `TooLongError` in place of the one that is too much."""
+    samples = 0
+    for block in blocks:
+        samples += len(block)
+        if seconds is not None and samples > seconds * SAMPLING_RATE:
+            raise TooLongError(f"Expected audio of at most {seconds:g} s, got more in {name}. Cut it into parts.")
+        yield block
 
 
 def read_blocks(audio: Any, name: str) -> Iterator[np.ndarray]:
@@ -46,7 +62,8 @@ def read_blocks(audio: Any, name: str) -> Iterator[np.ndarray]:
         audio = audio["path"]
     if isinstance(audio, os.PathLike):
         audio = os.fspath(audio)
-    if not isinstance(audio, str | bytes) or str(audio).startswith(("http://", "https://")):
+    is_address = isinstance(audio, str) and audio.startswith(("http://", "https://"))
+    if is_address or not isinstance(audio, str | bytes):
         waveform, _ = load_audio(audio, SAMPLING_RATE)
         yield waveform
         return

@@ -16,7 +16,7 @@ from ..routing import SHARED, LoadedExperts
 from .alignment import AlignmentRequest, align
 from .decoding import DecodedWindow, EncodedWindow, WindowDecoder, WindowRequest
 from .options import TranscriptionOptions
-from .recordings import SAMPLING_RATE, Reader, Recording, read_blocks
+from .recordings import SAMPLING_RATE, Reader, Recording, at_most, read_blocks
 from .results import OpenGates, Segment, Transcription, Word
 from .speech_only import SpeechOnly
 from .window_segments import Piece, cut_window
@@ -41,6 +41,7 @@ class _Row:
     """A recording in work."""
 
     recording: Recording
+    loaded: LoadedExperts
     reader: Reader
     speech: SpeechOnly | None
     history: list[int]
@@ -72,11 +73,18 @@ class Session:
     Args:
         decoder: of the model.
         progress: told after each window how many seconds of audio it took further.
+        said: told of a recording the segments of each of its windows, as soon as they are known.
     """
 
-    def __init__(self, decoder: WindowDecoder, progress: Callable[[float], None] = lambda seconds: None) -> None:
+    def __init__(
+        self,
+        decoder: WindowDecoder,
+        progress: Callable[[float], None] = lambda seconds: None,
+        said: Callable[[Recording, Sequence[Segment]], None] = lambda recording, segments: None,
+    ) -> None:
         self._decoder = decoder
         self._progress = progress
+        self._said = said
         self._rows: list[_Row] = []
         self._refused: list[Outcome] = []
 
@@ -102,24 +110,39 @@ class Session:
         for row in list(self._rows):
             self._end(row)
 
-    def step(self) -> list[Outcome]:
-        """Decode a window of every recording; what was finished or failed by it."""
+    def step(self, limit: int | None = None) -> list[Outcome]:
+        """Decode a window of every recording; what was finished or failed by it.
+
+        Args:
+            limit: of so many recordings at most; those that were not among them come first in the next step.
+        """
         outcomes, self._refused = self._refused, []
-        loaded = self._decoder.experts()
-        self._read(outcomes)
-        self._encode(loaded, outcomes)
-        if not self._rows:
-            return outcomes
-        requests = [self._request(row) for row in self._rows]
+        rows = self._rows[:limit]
+        self._rows = self._rows[len(rows) :] + rows
+        self._read(rows, outcomes)
+        # A recording goes on with the experts that there were at its beginning, whatever came or went since.
+        groups: dict[int, list[_Row]] = {}
+        for row in rows:
+            if row in self._rows:
+                groups.setdefault(id(row.loaded.entries), []).append(row)
+        for group in groups.values():
+            self._decode(group, group[0].loaded.for_one_call(), outcomes)
+        return outcomes
+
+    def _decode(self, rows: list[_Row], loaded: LoadedExperts, outcomes: list[Outcome]) -> None:
+        self._encode(rows, loaded, outcomes)
+        rows = [row for row in rows if row in self._rows]
+        if not rows:
+            return
         accepted: list[tuple[_Row, DecodedWindow, float]] = []
-        for row, decoded in zip(self._rows, self._decoder.decode(requests, loaded), strict=True):
+        decoded_rows = self._decoder.decode([self._request(row) for row in rows], loaded)
+        for row, decoded in zip(rows, decoded_rows, strict=True):
             ratio = compression_ratio(self._text(decoded.tokens).strip())
             if self._is_good(row.options, decoded, ratio) or row.attempt + 1 == len(row.options.temperature):
                 accepted.append((row, decoded, ratio))
             else:
                 row.attempt += 1
         self._accept(accepted, loaded)
-        return outcomes
 
     def _new_row(self, recording: Recording) -> _Row:
         options, decoder = recording.options, self._decoder
@@ -134,7 +157,9 @@ class Session:
         history: list[int] = []
         if options.initial_prompt and options.initial_prompt.strip():
             history = decoder.processor.get_prompt_ids(options.initial_prompt.strip()).tolist()[1:]
-        blocks: Iterable[np.ndarray] = read_blocks(recording.audio, recording.label)
+        blocks: Iterable[np.ndarray] = at_most(
+            read_blocks(recording.audio, recording.label), recording.most_seconds, recording.label
+        )
         speech = None
         if options.vad_filter:
             speech = SpeechOnly(
@@ -143,12 +168,13 @@ class Session:
                 min_silence_seconds=options.vad_min_silence_seconds,
                 pad_seconds=options.vad_pad_seconds,
             )
-        return _Row(recording, Reader(blocks if speech is None else speech), speech, history, language)
+        reader = Reader(blocks if speech is None else speech)
+        return _Row(recording, decoder.experts(), reader, speech, history, language)
 
-    def _read(self, outcomes: list[Outcome]) -> None:
+    def _read(self, rows: Sequence[_Row], outcomes: list[Outcome]) -> None:
         """Read the next window of every row that needs one; rows at their end are finished."""
         length = self._decoder.window_seconds * SAMPLING_RATE
-        for row in list(self._rows):
+        for row in rows:
             if row.encoded is not None:
                 continue
             try:
@@ -163,9 +189,9 @@ class Session:
                 self._end(row)
                 outcomes.append(Outcome(row.recording, self._finished(row)))
 
-    def _encode(self, loaded: LoadedExperts, outcomes: list[Outcome]) -> None:
-        rows = [row for row in self._rows if row.encoded is None]
-        for row in list(rows):
+    def _encode(self, rows: Sequence[_Row], loaded: LoadedExperts, outcomes: list[Outcome]) -> None:
+        rows = [row for row in rows if row.encoded is None]
+        for row in rows:
             if row.language is not None:
                 self._choose(row, loaded, outcomes)
         rows = [row for row in rows if row in self._rows]
@@ -250,7 +276,9 @@ class Session:
             cut.append((row, decoded, ratio, pieces, following))
         words = self._words(cut, loaded)
         for row, decoded, ratio, pieces, following in cut:
+            known = len(row.segments)
             self._add_segments(row, decoded, ratio, pieces, words.get(id(row)))
+            self._said(row.recording, row.segments[known:])
             row.history += [token for piece in pieces for token in piece.tokens]
             if not row.options.condition_on_previous_text or row.options.temperature[row.attempt] > _ASTRAY:
                 row.history = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models import LANGUAGE, NO_TIMESTAMPS, START, START_OF_PREVIOUS, TRANSCRIBE, TRANSLATE
+from models import LANGUAGE, NO_TIMESTAMPS, START, START_OF_PREVIOUS, TRANSCRIBE, TRANSLATE, with_experts
 from speech_files import write
 from transformers.generation.logits_process import (
     SuppressTokensAtBeginLogitsProcessor,
@@ -100,8 +100,8 @@ def test_a_window_is_that_of_generate(experts, plain, processor, noise, beams):
 def _first_window(session):
     """Decode without cutting."""
     loaded = session._decoder.experts()
-    session._read([])
-    session._encode(loaded, [])
+    session._read(session._rows, [])
+    session._encode(session._rows, loaded, [])
     return session._decoder.decode([session._request(row) for row in session._rows], loaded)[0]
 
 
@@ -273,6 +273,40 @@ def test_recordings_come_and_go_while_others_run(experts, processor, noise):
     (outcome,) = session.step()
     assert outcome.recording is short and outcome.transcription and session.running == 0
     assert session.step() == []
+
+
+def test_a_recording_keeps_the_experts_of_its_beginning(short_folder, processor, noise):
+    """Silent: a window of another path in the middle of a recording, because an expert was removed meanwhile."""
+    model = with_experts(short_folder, "gl", "ca")
+    long, later = (Recording(noise(2.0, seed), replace(GREEDY, language="ca")) for seed in (1, 2))
+    (wanted,) = Transcriber(model, processor).transcribe([long.audio], long.options)
+    session = Session(WindowDecoder(model, processor))
+    session.add(long)
+    session.step()
+    model.remove_expert("gl")
+    model.remove_expert("ca")
+    session.add(later)
+    found = {}
+    while session.running:
+        found |= {id(one.recording): one.transcription for one in session.step()}
+    assert decided(found[id(long)]) == decided(wanted) and wanted.expert == "ca"
+    assert found[id(later)].expert is None
+
+
+def test_more_recordings_than_fit_take_turns(experts, processor, noise):
+    """Silent: a short recording that waits until all long ones are done, or one that is never reached."""
+    session = Session(WindowDecoder(experts, processor))
+    recordings = [Recording(noise(seconds, 1), replace(GREEDY, language="en")) for seconds in (3.0, 3.0, 3.0, 0.5)]
+    for recording in recordings:
+        session.add(recording)
+    finished = []
+    for _ in range(40):
+        finished += [recordings.index(one.recording) for one in session.step(2)]
+    assert finished[0] == 3 and sorted(finished) == [0, 1, 2, 3]
+    too_long = Recording(noise(3.0, 1), GREEDY, most_seconds=1.0)
+    session.add(too_long)
+    (outcome,) = session.step()
+    assert "at most 1 s" in str(outcome.error)
 
 
 def test_options_are_checked():
