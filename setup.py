@@ -65,12 +65,12 @@ SERVE = ["fastapi>=0.115,<1", "prometheus-client>=0.21,<1", "python-multipart>=0
 DEMO = ["gradio>=6.0,<7"]
 # The engine of examples/ray_train.py.
 RAY = ["ray[train]>=2.60,<3"]
+# What opens exports and asks the server in the tests, and readers of subtitles that are stricter than players.
+CLIENTS = ["ctranslate2>=4.8,<5", "faster-whisper>=1.2,<2", "openai>=3.0,<4", "pywhispercpp>=1.5,<2", "srt>=3.5,<4"]
+CLIENTS += ["webvtt-py>=0.5,<0.7"]
 # The linter and the type checker are pinned to one version: another one would find other faults in the same code.
-# Readers of subtitles, stricter than players.
-DEV = sorted(
-    {*TRAIN, *EVAL, *VAD, "mypy==2.4.1", "pytest>=9.0,<10", "pytest-xdist>=3.6,<4", "ruff==0.17.6", "srt>=3.5,<4",
-     "webvtt-py>=0.5,<0.7"}
-)  # fmt: skip
+DEV = ["mypy==2.4.1", "pytest>=9.0,<10", "pytest-xdist>=3.6,<4", "ruff==0.17.6"]
+DEV = sorted({*TRAIN, *EVAL, *VAD, *SERVE, *CLIENTS, *DEV})
 
 setup(
     name="distil_whisper_hf",
