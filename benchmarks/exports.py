@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoProcessor, WhisperForConditionalGeneration, WhisperProcessor
+from transformers import AutoProcessor, GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
 from distil_whisper_hf.data.audio import read_audio
@@ -91,10 +91,42 @@ def by_whisper_cpp(folder: Path, language: str, limit: int) -> Transcriber:
     return lambda samples: "".join(segment.text for segment in model.transcribe(samples)).strip()
 
 
+def by_onnx(folder: Path, language: str, limit: int) -> Transcriber:
+    """Greedy, the whole text again for every token: the graph has no cache."""
+    import onnxruntime
+
+    processor, settings = AutoProcessor.from_pretrained(folder), GenerationConfig.from_pretrained(folder)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    encoder, decoder = (
+        onnxruntime.InferenceSession(folder / f"{name}_model.onnx", options) for name in ("encoder", "decoder")
+    )
+    prompt = processor.tokenizer.convert_tokens_to_ids(
+        ["<|startoftranscript|>", f"<|{language}|>", "<|transcribe|>", "<|notimestamps|>"]
+    )
+
+    def transcribe(samples: np.ndarray) -> str:
+        features = processor.feature_extractor(samples, sampling_rate=RATE, return_tensors="np").input_features
+        heard = encoder.run(None, {"input_features": features.astype(np.float32)})[0]
+        tokens = list(prompt)
+        while tokens[-1] != settings.eos_token_id and len(tokens) < len(prompt) + limit:
+            given = {"input_ids": np.array([tokens], dtype=np.int64), "encoder_hidden_states": heard}
+            logits = decoder.run(None, given)[0][0, -1]
+            logits[settings.suppress_tokens or []] = -np.inf
+            if len(tokens) == len(prompt):
+                logits[settings.begin_suppress_tokens or []] = -np.inf
+            tokens.append(int(logits.argmax()))
+        return processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    return transcribe
+
+
 def transcribers(folder: Path, base: str, language: str, limit: int) -> dict[str, Transcriber]:
     """What opens an export, by its files."""
     if (folder / "adapter_config.json").exists():
         return {"peft": by_peft(folder, base, language, limit)}
+    if (folder / "decoder_model.onnx").exists():
+        return {"onnxruntime": by_onnx(folder, language, limit)}
     if (folder / "ggml-model.bin").exists():
         return {"whisper.cpp": by_whisper_cpp(folder, language, limit)}
     if (folder / "model.bin").exists():

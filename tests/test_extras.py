@@ -19,14 +19,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "distil_whisper_hf"
 # Extra -> what it promises to import, and the programs that must start.
 PROMISES = {
-    "": (["distil_whisper_hf", "distil_whisper_hf.publishing.release"], ["release", "push", "convert", "transcribe"]),
+    "": (
+        ["distil_whisper_hf", "distil_whisper_hf.publishing.release"],
+        ["release", "push", "convert", "export", "transcribe"],
+    ),
     "train": (
         ["distil_whisper_hf.training.trainer", "distil_whisper_hf.commands.train", "peft"],
         ["train", "baseline", "compare"],
     ),
-    "eval": (["distil_whisper_hf.evaluation.report.page", "matplotlib", "sacrebleu", "num2words"], ["evaluate"]),
+    "eval": (["distil_whisper_hf.evaluation.report.page", "matplotlib", "sacrebleu", "num2words"], ["evaluate", "gates"]),
     "quant": (["bitsandbytes", "torchao"], []),
-    "export": (["ctranslate2", "onnx", "onnxruntime", "onnxscript"], []),
+    "export": (["peft", "ctranslate2", "onnx", "onnxruntime", "onnxscript"], []),
     "vad": (["silero_vad", "distil_whisper_hf.transcription.speech_only"], ["transcribe"]),
     "serve": (["fastapi", "distil_whisper_hf.transcription.server", "uvicorn", "multipart"], ["serve"]),
     "demo": (["gradio"], []),

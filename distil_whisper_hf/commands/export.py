@@ -1,4 +1,4 @@
-"""Write an expert for programs that know no experts: plain Whisper, PEFT, CTranslate2, whisper.cpp.
+"""Write an expert for programs that know no experts: plain Whisper, PEFT, CTranslate2, whisper.cpp, ONNX.
 
     distil-whisper export --model openai/whisper-small --experts runs/ca --expert ca --to ctranslate2 --dtype int8 \\
         --check_data speech/ca --output_dir ca-ctranslate2
@@ -198,26 +198,32 @@ def write(
     collapsed: Collapsed | None,
     folder: Path,
 ) -> None:
-    """Write the target's files into a folder that is made."""
+    """Write the target's files into a folder that is made; `collapsed` is None where the gates are kept."""
+    if args.to == "onnx":
+        from ..export.onnx_folder import write_onnx
+
+        plain = None if collapsed is None else collapsed.model.to("cpu")
+        write_onnx(plain or model, processor, folder, expert=None if plain else name)
+        return
     if collapsed is None:
         raise ValueError(f"Expected what the expert collapses to for {args.to}, got none.")
-    collapsed.model.to("cpu")
-    if args.to == "whisper":
-        from ..export.whisper_folder import write_whisper
-
-        write_whisper(collapsed.model, processor, folder, dtype=args.dtype)
-    elif args.to == "peft":
+    whisper = collapsed.model.to("cpu")
+    if args.to == "peft":
         from ..export.peft_adapter import write_peft
 
         write_peft(model, name, folder, left=collapsed.left, dtype=args.dtype)
     elif args.to == "ctranslate2":
         from ..export.ctranslate2_folder import write_ctranslate2
 
-        write_ctranslate2(collapsed.model, processor, folder, dtype=args.dtype)
-    else:
+        write_ctranslate2(whisper, processor, folder, dtype=args.dtype)
+    elif args.to == "ggml":
         from ..export.ggml_file import write_ggml
 
-        write_ggml(collapsed.model, processor, folder, dtype=args.dtype)
+        write_ggml(whisper, processor, folder, dtype=args.dtype)
+    else:
+        from ..export.whisper_folder import write_whisper
+
+        write_whisper(whisper, processor, folder, dtype=args.dtype)
 
 
 def _report(

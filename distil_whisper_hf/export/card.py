@@ -23,14 +23,39 @@ from transformers import WhisperForConditionalGeneration
 
 model = WhisperForConditionalGeneration.from_pretrained("BASE")
 model = PeftModel.from_pretrained(model, "FOLDER")  # .merge_and_unload() makes it plain Whisper""",
-    "ctranslate2": """from faster_whisper import WhisperModel
+    "ctranslate2": """import numpy as np
+from faster_whisper import WhisperModel, decode_audio
 
-segments, _ = WhisperModel("FOLDER").transcribe("clip.wav", language="LANGUAGE")
+samples = decode_audio("clip.wav")
+# Up to a whole window of 30 s with silence, as Whisper was trained: faster-whisper pads spectrograms with zeros.
+samples = np.pad(samples, (0, max(0, 480_000 - len(samples))))
+segments, _ = WhisperModel("FOLDER").transcribe(samples, language="LANGUAGE")
 print("".join(segment.text for segment in segments))""",
     "ggml": """from pywhispercpp.model import Model
 
-segments = Model("FOLDER/ggml-model.bin").transcribe("clip.wav", language="LANGUAGE")
+model = Model("FOLDER/ggml-model.bin", context_params={"flash_attn": False})
+segments = model.transcribe("clip.wav", language="LANGUAGE")
 print("".join(segment.text for segment in segments))""",
+    "onnx": """import numpy as np
+import onnxruntime
+import soundfile
+from transformers import AutoProcessor, GenerationConfig
+
+processor, settings = AutoProcessor.from_pretrained("FOLDER"), GenerationConfig.from_pretrained("FOLDER")
+encoder, decoder = (onnxruntime.InferenceSession(f"FOLDER/{name}_model.onnx") for name in ("encoder", "decoder"))
+samples, rate = soundfile.read("clip.wav", dtype="float32")  # of 16 kHz, up to 30 s
+features = processor(samples, sampling_rate=rate, return_tensors="np").input_features
+heard = encoder.run(None, {"input_features": features.astype(np.float32)})[0]
+prompt = ["<|startoftranscript|>", "<|LANGUAGE|>", "<|transcribe|>", "<|notimestamps|>"]
+tokens = processor.tokenizer.convert_tokens_to_ids(prompt)
+while tokens[-1] != settings.eos_token_id and len(tokens) < settings.max_length:
+    given = {"input_ids": np.array([tokens], dtype=np.int64), "encoder_hidden_states": heard}
+    logits = decoder.run(None, given)[0][0, -1]
+    logits[settings.suppress_tokens or []] = -np.inf
+    if len(tokens) == len(prompt):
+        logits[settings.begin_suppress_tokens or []] = -np.inf
+    tokens.append(int(logits.argmax()))
+print(processor.tokenizer.decode(tokens, skip_special_tokens=True))""",
 }
 
 
@@ -87,7 +112,7 @@ def card(report: Report, folder: str) -> str:
 def outcome(report: Report) -> str:
     """What becomes of the gates, in a sentence."""
     if report.exact is None:
-        return "The gates are in it: every frame and token takes the expert or Whisper's own network, as in training."
+        return "The gates are in it: every frame and token takes the expert or Whisper's own network."
     if report.exact:
         return "All gates of the expert are always open: it is added to Whisper's weights, which is exact."
     total = len(report.replaced) + len(report.left)

@@ -87,18 +87,22 @@ def plain_whisper(
     """
     state = {key: tensor for key, tensor in model.state_dict().items() if not is_expert_key(key)}
     state |= changed or {}
-    own = {one.name for one in fields(DistilWhisperConfig)} - {one.name for one in fields(PreTrainedConfig)}
-    own -= set(WhisperConfig().to_dict())
-    said = {key: value for key, value in model.config.to_dict().items() if key not in own | {"model_type", "auto_map"}}
-    config = WhisperConfig.from_dict({**said, "architectures": [WhisperForConditionalGeneration.__name__]})
     # Without memory first: it takes these tensors, copied so that the model's stay its own.
     with torch.device("meta"):
-        whisper = WhisperForConditionalGeneration(config)
+        whisper = WhisperForConditionalGeneration(plain_config(model.config))
     whisper.load_state_dict({key: tensor.detach().clone() for key, tensor in state.items()}, assign=True, strict=False)
     whisper.tie_weights()
     _check_whole(whisper, state)
     whisper.generation_config = type(model.generation_config).from_dict(model.generation_config.to_dict())
     return whisper.eval()
+
+
+def plain_config(config: WhisperConfig) -> WhisperConfig:
+    """What transformers' own classes read of a configuration, without anything of experts."""
+    own = {one.name for one in fields(DistilWhisperConfig)} - {one.name for one in fields(PreTrainedConfig)}
+    own -= set(WhisperConfig().to_dict())
+    said = {key: value for key, value in config.to_dict().items() if key not in own | {"model_type", "auto_map"}}
+    return WhisperConfig.from_dict({**said, "architectures": [WhisperForConditionalGeneration.__name__]})
 
 
 def _check_whole(whisper: nn.Module, names: Iterable[str]) -> None:

@@ -11,7 +11,6 @@ from .whisper_folder import PREPROCESSOR, write_whisper
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-DTYPES = ("float32", "float16", "bfloat16", "int8")
 # The tokenizer, and how many mel bins there are: without them 80 are taken, which is wrong for large-v3.
 COPIED = ("tokenizer.json", PREPROCESSOR)
 
@@ -25,7 +24,7 @@ def write_ctranslate2(
         model: in float32.
         processor: of its base.
         folder: made if needed.
-        dtype: one of `DTYPES`, to store the weights in; int8 is by row, of all linear layers.
+        dtype: "float32", "float16", "bfloat16" or "int8" (by row, of all linear layers) to store the weights in.
     """
     from ctranslate2.converters import TransformersConverter
 

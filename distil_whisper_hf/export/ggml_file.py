@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         WhisperProcessor,
     )
 
-DTYPES = ("float16",)
 FILE = "ggml-model.bin"
 MAGIC = 0x67676D6C
 FLOAT32, FLOAT16 = 0, 1

@@ -29,6 +29,7 @@ TARGETS = {
         "faster-whisper and CTranslate2", ("float32", "float16", "bfloat16", "int8"), ("ctranslate2",)
     ),
     "ggml": Target("whisper.cpp", ("float16",)),
+    "onnx": Target("onnxruntime", ("float32",), ("onnx", "onnxscript"), keeps_gates=True),
 }
 
 

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 READERS = runpy.run_path(str(ROOT / "benchmarks" / "exports.py"))
-LIBRARIES = {"peft": "peft", "ctranslate2": "faster_whisper", "ggml": "pywhispercpp"}
+LIBRARIES = {"peft": "peft", "ctranslate2": "faster_whisper", "ggml": "pywhispercpp", "onnx": "onnxruntime"}
 CLIPS = 6
 
 
