@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
     **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples")]), "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_niceness": "0",
 }  # fmt: skip
 
 KILLED = """
@@ -27,6 +28,8 @@ FLAG = Path(sys.argv.pop(1))
 
 def on_step_end(self, args, state, control, **kwargs):
     if state.global_step == 3 and os.environ["RANK"] == "1" and not FLAG.exists():
+        # What was reported is known to Ray when it has asked for it.
+        assert ray.train.get_all_reported_checkpoints()
         FLAG.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -29,9 +29,10 @@ def base(tmp_path_factory):
     return save_whisper(tmp_path_factory.mktemp("base"), encoder_layers=1, decoder_layers=2)
 
 
-def run(base, processor, folder, form: str, *, skip: float = 0.2, **changes) -> tuple[list[dict], dict]:
-    """What three steps log, and how far they took the weights of two experts; all draws on."""
-    model = DistilWhisperForConditionalGeneration.from_pretrained(base)
+def run(base, processor, folder, form: str, *, draws: bool = True, **changes) -> tuple[list[dict], dict]:
+    """What three steps log, and how far they took the weights of two experts; dropout, noise and skips on or off."""
+    options = {} if draws else {"expert_dropout": 0.0, "gate_dropout": 0.0}
+    model = DistilWhisperForConditionalGeneration.from_pretrained(base, **options)
     for seed, name in enumerate(("ca", "gl")):
         model.add_expert(name, **FORMS[form])
         randomize_expert(model, name, seed)
@@ -39,8 +40,8 @@ def run(base, processor, folder, form: str, *, skip: float = 0.2, **changes) -> 
     settings = {
         "output_dir": str(folder), "max_steps": 3, "per_device_train_batch_size": 2, "use_cpu": True,
         "logging_steps": 1, "save_strategy": "no", "report_to": "none", "distillation": "js", "disable_tqdm": True,
-        "optim": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "gate_noise": 2.0,
-        "skip_gate_probability": skip,
+        "optim": "sgd", "learning_rate": 0.1, "warmup_steps": 0,
+        "gate_noise": 2.0 if draws else 0.0, "skip_gate_probability": 0.2 if draws else 0.0,
     }  # fmt: skip
     trainer = DistilWhisperTrainer(
         model, DistilWhisperTrainingArguments(**settings | changes), processing_class=processor,
@@ -75,7 +76,7 @@ def test_checkpointed_activations_change_nothing(base, processor, tmp_path, form
 def test_bfloat16_is_near_float32(base, processor, tmp_path, form, monkeypatch):
     """Silent: a loss that is nan or computed in bfloat16, gates that round to another decision at every token."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    calm = {"skip": 0.0, "gate_noise": 0.0, "gradient_checkpointing": True}
+    calm = {"draws": False, "gradient_checkpointing": True}
     (exact, weights), (rough, rough_weights) = (
         run(base, processor, tmp_path / str(on), form, bf16=on, **calm) for on in (False, True)
     )
@@ -89,11 +90,11 @@ def test_bfloat16_is_near_float32(base, processor, tmp_path, form, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["full", "compact"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("form", "checkpointing"), [("full", False), ("compact", True)])
 def test_a_compiled_step_is_the_same_step(base, processor, tmp_path, form, checkpointing):
     """Silent: gates without a gradient, a step computed for the routing of the first batch, a graph for every layer."""
-    calm = {"skip": 0.0, "gate_noise": 0.0, "gradient_checkpointing": checkpointing}
+    # A compiled step draws other numbers.
+    calm = {"draws": False, "gradient_checkpointing": checkpointing}
     plain, weights = run(base, processor, tmp_path / "eager", form, **calm)
     torch._dynamo.reset()
     counters.clear()
@@ -103,7 +104,6 @@ def test_a_compiled_step_is_the_same_step(base, processor, tmp_path, form, check
     )
     torch._dynamo.reset()
     assert counters["stats"]["unique_graphs"] >= 1
-    assert not any("item()" in reason for reason in counters["graph_break"] if "_skips" in reason)
     for one, other in zip(plain, compiled, strict=True):
         assert other == {key: pytest.approx(value, rel=1e-3, abs=1e-5) for key, value in one.items()}
     assert largest(weights) > 1e-4
