@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import runpy
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +164,19 @@ def test_requests_of_all_languages_share_batches_and_stay_apart(running):
     with ThreadPoolExecutor(9) as pool:
         assert list(pool.map(ask, asked)) == one_by_one
     assert batches(running) - before < 9
+
+
+def test_the_load_program_counts(running, tmp_path, monkeypatch, capsys):
+    """Silent: a benchmark that finds nothing wrong because it compares nothing."""
+    program = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "serving.py"))
+    for seed in range(2):
+        (tmp_path / f"{seed}.wav").write_bytes(audio(0.5, seed))
+    monkeypatch.setenv("DISTIL_WHISPER_API_KEY", KEY)
+    words = ["--url", running.url, "--clips", str(tmp_path / "0.wav"), str(tmp_path / "1.wav"), "--requests", "4"]
+    found = program["main"]([*words, "--process", str(os.getpid())])
+    assert (found["lost"], found["failed"], found["different"]) == (0, 0, 0) and "4 x 200" in capsys.readouterr().out
+    (tmp_path / "1.wav").write_bytes(b"no sound")
+    assert program["main"](words)["failed"] == 2
 
 
 def batches(running):
