@@ -27,7 +27,10 @@ PROMISES = {
         ["distil_whisper_hf.training.trainer", "distil_whisper_hf.commands.train", "peft"],
         ["train", "baseline", "compare"],
     ),
-    "eval": (["distil_whisper_hf.evaluation.report.page", "matplotlib", "sacrebleu", "num2words"], ["evaluate", "gates"]),
+    "eval": (
+        ["distil_whisper_hf.evaluation.report.page", "matplotlib", "sacrebleu", "num2words"],
+        ["evaluate", "gates"],
+    ),
     "quant": (["bitsandbytes", "torchao"], []),
     "export": (["peft", "ctranslate2", "onnx", "onnxruntime", "onnxscript"], []),
     "vad": (["silero_vad", "distil_whisper_hf.transcription.speech_only"], ["transcribe"]),
