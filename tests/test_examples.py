@@ -85,6 +85,7 @@ def test_inference_benchmark(base):
     assert "loading gl from a local file" in printed and "choosing experts for a call, mixed, batch 8" in printed
 
 
+@pytest.mark.slow
 def test_stock_trainer_benchmark(base, tmp_path):
     """Silent: the comparison before and after no longer running."""
     speech = tmp_path / "speech"
@@ -113,6 +114,7 @@ def test_hub_benchmark(base):
     assert "offline transcript the same: True" in printed
 
 
+@pytest.mark.slow
 def test_evaluate(base, tmp_path):
     """Prevents the command that the README names from failing on this repository's own clips, cost included."""
     output = tmp_path / "out"
@@ -129,6 +131,7 @@ def test_evaluate(base, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_throughput_benchmark(base, tmp_path):
     """Prevents a comparison with the pipeline that no longer decodes the same."""
     speech = tmp_path / "speech"
@@ -166,6 +169,7 @@ def test_loading_benchmark(base):
     assert [line.partition(",")[0] for line in printed.splitlines()] == ["full", "compact"]
 
 
+@pytest.mark.slow
 def test_streaming_benchmark():
     """Silent: a measurement of fewer clips than it says, or of the speech of another window than the base has."""
     printed = run(

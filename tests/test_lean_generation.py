@@ -137,6 +137,7 @@ def test_encoder_and_decoding_step_compile_whole_and_once(model, kind, whisper_f
     assert (encoder.count, step.count) == graphs == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_pass_on_its_own_compiles_whole(model, whisper):
     """Without anything worked out before it: experts by the language tokens of the prompt."""
     torch._dynamo.reset()
