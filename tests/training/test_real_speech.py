@@ -21,7 +21,6 @@ from distil_whisper_hf.data.screening import Screen, screen_clips
 from distil_whisper_hf.data.splits import split_clips
 from distil_whisper_hf.training.collator import SpeechCollator
 from distil_whisper_hf.training.datasets import RowMaker, SpeechDataset
-from distil_whisper_hf.training.features import log_mel
 from distil_whisper_hf.training.losses import cross_entropy, distillation
 
 pytestmark = pytest.mark.real
@@ -93,31 +92,3 @@ def test_the_loss_of_a_real_batch_is_whispers(real_speech: Path, real_base: Path
     js = distillation(output.logits, output.logits, batch["labels"], divergence="js", temperature=1.0)
     assert abs(js.item()) < 1e-5
     print(f"\ncross-entropy of five English prompts under whisper-base: {loss.item():.3f} nats")
-
-
-def test_how_fast_one_core_reads(real_speech: Path, real_base: Path, labels: LabelBuilder) -> None:
-    """Prevents reading from becoming the bottleneck unnoticed: one core must feed 100 clips a second."""
-    torch.set_num_threads(1)
-    extractor = WhisperFeatureExtractor.from_pretrained(real_base)
-    kept, _ = screen_clips(
-        read_folder(real_speech / "artikulate-pl", where={"suspect": "0"}), Screen(labels), limit=400
-    )
-    dataset, collate = SpeechDataset(kept, RowMaker(extractor)), SpeechCollator(labels)
-    start = time.perf_counter()
-    samples = [read_audio(clip.audio, sampling_rate=16000) for clip in kept]
-    read = time.perf_counter() - start
-    start = time.perf_counter()
-    for clip in samples:
-        log_mel(clip, extractor)
-    transformed = time.perf_counter() - start
-    start = time.perf_counter()
-    for begin in range(0, len(kept), 16):
-        collate([dataset[i] for i in range(begin, min(begin + 16, len(kept)))])
-    whole = time.perf_counter() - start
-    seconds = sum(clip.seconds for clip in kept) / len(kept)
-    print(
-        f"\n{len(kept)} clips of {seconds:.1f} s on average, one core: reading {1000 * read / len(kept):.2f} ms, "
-        f"features {1000 * transformed / len(kept):.2f} ms, batches of 16 {1000 * whole / len(kept):.2f} ms a clip, "
-        f"{len(kept) / whole:.0f} clips/s"
-    )
-    assert len(kept) / whole > 100
