@@ -35,7 +35,9 @@ def pack_project(place: Path) -> None:
     for name in PROJECT:
         source, target = ROOT / name, place / "project" / name
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "report"))
+            # Of the benchmarks, what they have measured is left out.
+            left_out = ["__pycache__", *(["report"] if name == "benchmarks" else [])]
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*left_out))
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)

@@ -114,10 +114,12 @@ def test_a_killed_worker_leaves_a_run_that_goes_on(base, catalan, tmp_path):
              "--optim", "sgd", "--learning_rate", "0.1", "--max_steps", "6", "--save_strategy", "steps", "--save_steps",
              "2", "--test", "none", "--per_device_train_batch_size", "1"]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    in_two([*words, "--output_dir", whole])
     started = time.monotonic()
+    in_two([*words, "--output_dir", whole])
+    ended = time.monotonic()
     in_two([*words, "--output_dir", killed], program=str(script), status=1)
-    assert time.monotonic() - started < 120
+    # Not after the half hour that gloo waits for a process that is gone, however slow the machine is.
+    assert time.monotonic() - ended < 60 + 5 * (ended - started)
     assert not (killed / "expert.ca.safetensors").exists() and (killed / "checkpoint-2").is_dir()
     in_two([*words, "--output_dir", killed, "--resume"])
     assert (killed / "expert.ca.safetensors").read_bytes() == (whole / "expert.ca.safetensors").read_bytes()
