@@ -33,7 +33,6 @@ class BaseSample:
 
     Args:
         tensors: name and value of every tensor of the base.
-
         known: of the same model before, whose digests are taken over where no tensor has changed since.
 
     Attributes:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,20 +52,13 @@ def decode_with_ffmpeg(
     Raises:
         ValueError: no program, or a file that it cannot decode to its end.
     """
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise ValueError(_no_program(file, name))
-    if isinstance(file, bytes):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "audio"
-            path.write_bytes(file)
-            return decode_with_ffmpeg(str(path), sampling_rate, name, start=start, duration=duration)
-    command = _command(program, file, sampling_rate, start, duration)
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    log = done.stderr.decode(errors="replace")
-    waveform = np.frombuffer(done.stdout, np.float32)
-    whole = start == 0.0 and duration is None
-    _check(file, name, _fault(log, done.returncode, len(waveform) / sampling_rate if whole else None))
+    with _opened(file, name) as (program, path):
+        command = _command(program, path, sampling_rate, start, duration)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        log = done.stderr.decode(errors="replace")
+        waveform = np.frombuffer(done.stdout, np.float32)
+        whole = start == 0.0 and duration is None
+        _check(path, name, _fault(log, done.returncode, len(waveform) / sampling_rate if whole else None))
     return waveform
 
 
@@ -73,19 +67,10 @@ def stream_with_ffmpeg(file: str | bytes, sampling_rate: int, name: str, *, seco
 
     Raises, at the latest behind the last block, as `decode_with_ffmpeg`.
     """
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise ValueError(_no_program(file, name))
-    if isinstance(file, bytes):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "audio"
-            path.write_bytes(file)
-            yield from stream_with_ffmpeg(str(path), sampling_rate, name, seconds=seconds)
-        return
-    command = _command(program, file, sampling_rate, 0.0, None)
     samples, block = 0, 4 * round(seconds * sampling_rate)
     # A file for what it says: a pipe that nobody reads would fill, and hold the program up.
-    with tempfile.TemporaryFile() as said:
+    with _opened(file, name) as (program, path), tempfile.TemporaryFile() as said:
+        command = _command(program, path, sampling_rate, 0.0, None)
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said) as running:
             try:
                 while running.stdout is not None and (content := running.stdout.read(block)):
@@ -98,7 +83,22 @@ def stream_with_ffmpeg(file: str | bytes, sampling_rate: int, name: str, *, seco
                 raise
         said.seek(0)
         log = said.read().decode(errors="replace")
-    _check(file, name, _fault(log, running.returncode, samples / sampling_rate))
+        _check(path, name, _fault(log, running.returncode, samples / sampling_rate))
+
+
+@contextmanager
+def _opened(file: str | bytes, name: str) -> Iterator[tuple[str, str]]:
+    """The program, and the path of a file; one that is given as bytes lies on the disk as long as the block lasts."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise ValueError(_no_program(file, name))
+    if isinstance(file, str):
+        yield program, file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "audio"
+        path.write_bytes(file)
+        yield program, str(path)
 
 
 def _command(program: str, file: str, sampling_rate: int, start: float, duration: float | None) -> list[str]:

@@ -17,7 +17,7 @@ from ..cpu_precision import computing_dtype
 from ..data.arguments import one_for_each
 from ..data.clips import Clip
 from ..data.corpus import Corpus
-from ..data.joining import join_clips
+from ..data.joining import MAX_TOKENS, join_clips
 from ..data.labels import LabelBuilder
 from ..data.sampling import choose_clips
 from ..data.untranscribed import read_untranscribed
@@ -28,9 +28,6 @@ from ..evaluation.systems.processes import running
 from ..languages import language_code
 from ..modeling_distil_whisper import DistilWhisperForConditionalGeneration
 from .runs import RunArguments
-
-# Most labels of a window: those of Whisper's decoder.
-MOST_TOKENS = 448
 
 
 @dataclass
@@ -111,8 +108,7 @@ def _unseen(
     """Clips of all folders that are neither trained on nor tested."""
     trained = {language: name for name, language in experts}
     languages = one_for_each(arguments.anchor_language, arguments.anchor_data, "anchor_language")
-    parts = (corpus.splits.train, corpus.splits.dev, corpus.splits.test, *corpus.test_sets.values())
-    used = {clip.digest for clips in parts for clip in clips}
+    used = corpus.held_out | {clip.digest for clip in corpus.splits.train}
     clips: list[Clip] = []
     for folder, given in zip(arguments.anchor_data, languages, strict=True):
         if given is None and len(trained) > 1:
@@ -147,4 +143,4 @@ def _fault(text: str, language: str, tokens: int) -> str | None:
     repetition = find_repetition(text, normalized_hypothesis=text, normalized_reference="", language=language)
     if repetition.is_loop:
         return "that repeat themselves"
-    return "too long" if tokens > MOST_TOKENS else None
+    return "too long" if tokens > MAX_TOKENS else None

@@ -251,6 +251,16 @@ class _Help(RawDescriptionHelpFormatter):
         return text
 
 
+def add_computing(parser: Parser, *, section: str) -> None:
+    """Add --device, --dtype and --threads, as programs have them that transcribe."""
+    parser.add_argument("--device", default="auto", section=section, help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto", section=section,
+        help="auto: float16 on a GPU, else float32",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=0, section=section, help="of the CPU; 0: as torch has it")
+
+
 def parse(
     kinds: Sequence[type],
     arguments: Sequence[str] | None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from .command_line import Parser
+from .command_line import Parser, add_computing
 from .mistakes import program
 
 PROGRAM = "distil-whisper serve"
@@ -84,12 +84,7 @@ def _parser() -> Parser:
     parser.add_argument("--stop_seconds", type=float, default=60.0, section=limits, help="for what runs at the end")
     run = "run"
     parser.add_argument("--batch_size", type=int, default=8, section=run, help="windows decoded at once")
-    parser.add_argument("--device", default="auto", section=run, help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument(
-        "--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto", section=run,
-        help="auto: float16 on a GPU, else float32",
-    )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=0, section=run, help="of the CPU; 0: as torch has it")
+    add_computing(parser, section=run)
     parser.add_argument(
         "--log_level", choices=("critical", "error", "warning", "info", "debug"), default="info", rare=True,
         help="of the HTTP server",

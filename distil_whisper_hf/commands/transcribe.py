@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..languages import language_name
-from .command_line import Parser
+from .command_line import Parser, add_computing
 from .mistakes import Failed, program, sentence
 from .output_folders import check_output_dir, locked
 from .transcription_files import Outputs, Source, find_sources
@@ -294,10 +294,5 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0, rare=True, help="of draws at temperatures above 0")
     run = "run"
     parser.add_argument("--batch_size", type=int, default=8, section=run, help="recordings in work at once")
-    parser.add_argument("--device", default="auto", section=run, help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument(
-        "--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto", section=run,
-        help="auto: float16 on a GPU, else float32",
-    )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=0, section=run, help="of the CPU; 0: as torch has it")
+    add_computing(parser, section=run)
     return parser

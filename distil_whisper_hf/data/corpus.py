@@ -35,12 +35,14 @@ class Corpus:
         test_sets: name -> clips: the test part of each source of `data`, then each source of `test_data`.
         out_of_domain: names of the sets of `test_data`.
         report: what was left out.
+        held_out: digests of all dev and test clips, of every set and however few of it are scored.
     """
 
     splits: Splits
     test_sets: dict[str, list[Clip]]
     out_of_domain: tuple[str, ...]
     report: ScreeningReport
+    held_out: frozenset[str | None]
 
     def save(self, folder: Path) -> None:
         """Write `splits.json` (ids of every set), `rejections.jsonl` and `notes.jsonl` into `folder`, each whole or not
@@ -120,7 +122,8 @@ def read_corpus(
         for name, clips in test_sets.items()
     }
     own = [clip for part in parts for clip in part.test]
-    return Corpus(replace(joined, test=own), test_sets, tuple(out_of_domain), report)
+    held_out = frozenset(clip.digest for clip in (*dev, *tested))
+    return Corpus(replace(joined, test=own), test_sets, tuple(out_of_domain), report, held_out)
 
 
 def stream_clips(arguments: DataArguments) -> ClipTurns:

@@ -9,10 +9,7 @@ from .audio import AudioError, AudioSegment, AudioSource, audio_digest, audio_se
 from .clips import Clip
 from .manifests import AUDIO_SUFFIXES
 from .rejections import Rejection
-from .screening import audio_reason
-
-# As screening has it: below, there is no word.
-MIN_SECONDS = 0.1
+from .screening import Screen, audio_reason
 
 
 def read_untranscribed(
@@ -74,11 +71,12 @@ def audio_files(folder: str | Path) -> list[Path]:
 
 def _stretches(path: str, seconds: float, most: float) -> Iterable[tuple[str, AudioSource, float]]:
     """Name, audio and length in s of the parts of a file."""
-    if seconds < MIN_SECONDS:
-        raise AudioError(f"Expected at least {MIN_SECONDS} s in {Path(path).name}, got {seconds:.3f} s.")
+    least = Screen.min_seconds
+    if seconds < least:
+        raise AudioError(f"Expected at least {least} s in {Path(path).name}, got {seconds:.3f} s.")
     if seconds <= most:
         return [("", path, seconds)]
-    starts = [number * most for number in range(int(seconds / most) + 1) if seconds - number * most >= MIN_SECONDS]
+    starts = [number * most for number in range(int(seconds / most) + 1) if seconds - number * most >= least]
     lengths = [min(most, seconds - start) for start in starts]
     return [
         (f"@{start:g}", AudioSegment(path, start, length), length)

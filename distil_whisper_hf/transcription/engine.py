@@ -135,7 +135,8 @@ class Engine:
         finished = not self._thread.is_alive()
         with self._changed:
             for job in self._jobs.values():
-                if not job.future.cancel():
+                # Not cancelled: who waits is to be told why.
+                if job.future.set_running_or_notify_cancel():
                     job.future.set_exception(ClosedError("The server was stopped."))
             self._gone += self._jobs.values()
             self._jobs.clear()

@@ -286,8 +286,9 @@ class Server:
             names = asked.get("names")
         except (ValueError, KeyError, TypeError, AttributeError):
             raise RequestError(400, 'Expected JSON such as {"source": "user/experts", "names": ["ca"]}.') from None
-        if not isinstance(source, str) or not (names is None or isinstance(names, list)):
-            raise RequestError(400, "Expected a source as text and names as a list.")
+        listed = names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))
+        if not isinstance(source, str) or not listed:
+            raise RequestError(400, "Expected a source as text and names as a list of texts.")
 
         def add() -> None:
             with self._changing:

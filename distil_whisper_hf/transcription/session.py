@@ -13,7 +13,7 @@ import numpy as np
 
 from ..languages import language_code
 from ..routing import SHARED, LoadedExperts
-from .alignment import AlignmentRequest, align
+from .alignment import FRAMES_PER_SECOND, AlignmentRequest, align
 from .decoding import DecodedWindow, EncodedWindow, WindowDecoder, WindowRequest
 from .options import TranscriptionOptions
 from .recordings import SAMPLING_RATE, Reader, Recording, at_most, read_blocks
@@ -23,7 +23,6 @@ from .window_segments import Piece, cut_window
 
 # Above it a text is told to no later window, as it may have gone astray.
 _ASTRAY = 0.5
-_FRAMES_PER_SECOND = 50
 _SAMPLES_PER_SEEK = SAMPLING_RATE // 100
 
 
@@ -311,7 +310,7 @@ class Session:
     ) -> None:
         encoder = None if row.encoded is None else row.encoded.open_gates
         if encoder is not None and decoded.open_gates is not None:
-            frames = encoder[: max(1, row.window_samples * _FRAMES_PER_SECOND // SAMPLING_RATE)]
+            frames = encoder[: max(1, row.window_samples * FRAMES_PER_SECOND // SAMPLING_RATE)]
             row.gates += [[frames.sum(), len(frames)], [decoded.open_gates.sum(), len(decoded.open_gates)]]
 
         def at(second: float, *, is_end: bool = False) -> float:
@@ -320,7 +319,7 @@ class Session:
         for place, piece in enumerate(pieces):
             gates = None
             if encoder is not None and decoded.open_gates is not None:
-                frames = encoder[int(piece.start * _FRAMES_PER_SECOND) : int(piece.end * _FRAMES_PER_SECOND) + 1]
+                frames = encoder[int(piece.start * FRAMES_PER_SECOND) : int(piece.end * FRAMES_PER_SECOND) + 1]
                 tokens = decoded.open_gates[piece.first : piece.first + len(piece.tokens)]
                 gates = OpenGates(float(frames.mean()), float(tokens.mean()))
             timed = None

@@ -84,6 +84,21 @@ def last_words(capsys):
     return run
 
 
+def test_all_of_a_test_set_is_kept_from_anchors(base, catalan, others, said, tmp_path, capsys):
+    """Silent: speech that another limit would score, and that the expert was held to."""
+    words = [*WORDS, "--model", str(base), "--data", str(catalan), "--language", "ca", "--test_data", str(others),
+             "--test_language", "ca", "--test_limit", "1", "--anchor_data", str(others)]  # fmt: skip
+    rows = ["file_name,text", *(f"{number}.wav,text {number}" for number in range(6))]
+    (others / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    for number in range(8, 12):
+        write(others / f"{number}.wav", 1.6, hertz=800.0 + 20 * number)
+    assert main([*words, "--output_dir", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    # Six that no table names; six, and one of the training folder, that are tested or trained on.
+    assert "6 stretches to hold on to Whisper" in printed and "7 are trained on or tested" in printed
+    assert {name for clip in said for name in clip.id.split("+")} <= {f"{number}.wav" for number in range(6, 12)}
+
+
 def test_a_run_with_anchors_is_another_run(base, catalan, others, said, tmp_path, last_words):
     """Silent: a run that goes on without its anchors, or with others."""
     words = [*WORDS, "--model", str(base), "--data", str(catalan), "--language", "ca", "--output_dir",

@@ -4,9 +4,10 @@ import re
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from models import randomize_expert
-from speech_files import tone, write
+from speech_files import write
 from transformers import AutoProcessor
 
 from distil_whisper_hf import DistilWhisperForConditionalGeneration
@@ -37,11 +38,12 @@ def test_the_picture_shows_the_gates_of_the_recording(base, experts, tmp_path, c
     model = DistilWhisperForConditionalGeneration.from_pretrained(base).eval()
     model.load_expert("ca", experts)
     extractor = AutoProcessor.from_pretrained(base).feature_extractor
-    heard = extractor(tone(1.5, hertz=300.0)[8000:], sampling_rate=16000, return_tensors="pt").input_features
+    samples, _ = soundfile.read(clip, dtype="float32")
+    heard = extractor(samples[8000:], sampling_rate=16000, return_tensors="pt").input_features
     with torch.no_grad():
         gates = model.model.encoder(heard, expert_ids=torch.tensor([0]), output_gate_values=True)["gate_values"]
     wanted = np.stack([gate[0].numpy() for gate in gates])[:, :50]
-    assert encoder.shape == wanted.shape and (encoder == wanted).mean() > 0.98
+    assert np.array_equal(encoder, wanted)
     assert 0 < encoder.mean() < 1
     assert decoder.shape == (model.config.decoder_layers, len(said["tokens"]))
     assert said["tokens"][:3] == ["<|startoftranscript|>", "<|ca|>", "<|transcribe|>"]

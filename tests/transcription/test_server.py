@@ -20,6 +20,8 @@ pytest.importorskip("multipart")
 uvicorn = pytest.importorskip("uvicorn")
 
 from distil_whisper_hf.audio_input import httpx  # noqa: E402
+from distil_whisper_hf.transcription.engine import ClosedError  # noqa: E402
+from distil_whisper_hf.transcription.recordings import Recording  # noqa: E402
 from distil_whisper_hf.transcription.server import Server, ServerSettings  # noqa: E402
 
 KEY, ADMIN = "sk-open", "sk-admin"
@@ -282,6 +284,21 @@ def test_stopping_finishes_what_runs(held):
         assert running.result().status_code == 200
     held.thread.join(20)
     assert not held.thread.is_alive() and not held.server.engine.is_alive
+
+
+def test_who_waits_at_the_end_is_told_why(held):
+    """Silent: a server that is stopped in the middle, whose clients hear nothing, or are told that they left."""
+    engine = held.server.engine
+    job = engine.submit(Recording(np.zeros(16000, np.float32)))
+    until(lambda: engine.jobs == 1)
+    assert not engine.close(0.1)
+    with pytest.raises(ClosedError, match="The server was stopped"):
+        job.future.result(1)
+    with pytest.raises(ClosedError, match="this one is stopping"):
+        engine.submit(Recording(np.zeros(16000, np.float32)))
+    held.gate.set()
+    engine._thread.join(20)
+    assert not engine._thread.is_alive() and engine.jobs == 0
 
 
 def test_a_fault_in_a_batch_is_no_end(model, processor, caplog):
